@@ -1,0 +1,225 @@
+"""A trial from its first row to its last: resume, failure, and what lands in the store."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.schema import ALPHA_BIAS, BIAS_METRICS, SPLIT_METRICS, WEIGHT_METRICS
+from trainers import checkpoint
+from trainers.config import TrialConfig
+from trainers.data import load_data
+from trainers.loop import Trainer, run_trial
+from trainers.metrics import from_features
+from trainers.registry import LOSSES
+from trainers.results import CHECKPOINTS, ResultStore
+
+Tiny = Callable[..., TrialConfig]
+Rows = list[dict[str, Any]]
+# One of each way that state could leak past a checkpoint.
+KINDS: list[dict[str, Any]] = [
+    {"optimizer": "sgd"},
+    {"optimizer": "adamw", "augment": "da1+da2", "regularizer": "global"},
+    {"model_kwargs": {"channels": [4, 4, 8, 8], "drop_rate": 0.3, "drop_path_rate": 0.2}},
+    {"model": "ufm", "model_kwargs": {}, "optimizer": "lbfgs", "batch_size": 60},
+]
+
+
+class Stop(BaseException):
+    """Ends a trial from outside, as Ctrl-C does."""
+
+
+def run(config: TrialConfig, store: ResultStore, *, stop_after: int | None = None) -> Rows:
+    rows: Rows = []
+
+    def report(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if row["epoch"] == stop_after:
+            raise Stop
+
+    try:
+        run_trial(config, report, store=store)
+    except Stop:
+        pass
+    return rows
+
+
+def stored(store: ResultStore, config: TrialConfig) -> dict[str, Rows]:
+    tables = ("trials", "epochs", "scores", "features")
+    return {table: store.read_rows(table, config.trial_id) for table in tables}
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: "-".join(map(str, kind.values()))[:30])
+@pytest.mark.parametrize("stop_after", [1, 2])
+def test_resume_after_any_epoch_changes_no_bit(
+    tiny: Tiny, tmp_path: Path, without_times: Callable, kind: dict[str, Any], stop_after: int
+) -> None:
+    config = tiny(**kind)
+    whole, parts = ResultStore(tmp_path / "whole"), ResultStore(tmp_path / "parts")
+    run(config, whole)
+    run(config, parts, stop_after=stop_after)
+    torch.manual_seed(99)  # whatever the process did before must not matter
+    np.random.seed(99)
+    seen = run(config, parts)
+    assert [row["epoch"] for row in seen] == [1, 2, 3]  # restored rows are reported first
+    expected, found = stored(whole, config), stored(parts, config)
+    for table in expected:
+        assert without_times(found[table]) == without_times(expected[table])
+    assert found["trials"][0]["attempts"] == 2
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from trainers.config import TrialConfig
+from trainers.loop import run_trial
+from trainers.results import ResultStore
+config = TrialConfig.model_validate_json(sys.argv[1])
+run_trial(config, lambda row: print("epoch", flush=True), store=ResultStore(sys.argv[2]))
+"""
+
+
+@pytest.mark.slow
+def test_killed_inside_an_epoch_and_resumed(
+    tiny: Tiny, tmp_path: Path, without_times: Callable
+) -> None:
+    config = tiny(samples_per_class=None, epochs=4)
+    whole, parts = ResultStore(tmp_path / "whole"), ResultStore(tmp_path / "parts")
+    run(config, whole)
+    command = [sys.executable, "-c", KILLED, config.model_dump_json(), parts.root]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        process.stdout.readline()
+        process.stdout.readline()
+        time.sleep(0.05)  # into the third epoch
+        os.kill(process.pid, signal.SIGKILL)
+    assert stored(parts, config)["trials"][0]["status"] == "running"
+    run(config, parts)
+    for table, expected in stored(whole, config).items():
+        assert without_times(stored(parts, config)[table]) == without_times(expected)
+
+
+def test_the_store_after_a_trial(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny()
+    run(config, store)
+    tables = stored(store, config)
+    trial = tables["trials"][0]
+    assert (trial["status"], trial["reason"], trial["epochs_done"]) == ("finished", None, 3)
+    assert (trial["num_train"], trial["num_test"], trial["num_features"]) == (60, 360, 8)
+    assert trial["version_torch"] == torch.__version__
+    assert [row["epoch"] for row in tables["epochs"]] == [1, 2, 3]
+    last = tables["epochs"][-1]
+    names = [f"{m.name}_train" for m in (*SPLIT_METRICS, *WEIGHT_METRICS)]
+    names += [f"{m.name}_test" for m in SPLIT_METRICS]
+    names += [m.name for m in (*BIAS_METRICS, ALPHA_BIAS)]
+    assert [name for name in names if last[name] is None] == []
+    counts = {"positive": 0, "negative": 0, "bias": 0}
+    for row in tables["scores"]:
+        counts[row["kind"]] += row["count"]
+    assert counts == {"positive": 60, "negative": 540, "bias": 10}
+    assert store.names(CHECKPOINTS) == []
+    assert tables["features"] == []  # on for the classification recipe alone
+
+
+def test_features_of_a_classification_trial(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny(regularizer="global", epochs=1)
+    run(config, store)
+    rows = stored(store, config)["features"]
+    assert [row["sample_index"] for row in rows] == list(range(360))
+    assert len(rows[0]["features"]) == 8
+
+
+def test_metrics_of_a_row_are_those_of_its_weights(tiny: Tiny) -> None:
+    config = tiny()
+    data = load_data(config, data_dir=Path(), download=False, device=torch.device("cpu"))
+    trainer = Trainer(config, data, torch.device("cpu"))
+    trainer.train_epoch(1)
+    trainer.evaluate()
+    row = trainer.evaluate()  # the second time nc4 of the training set has these class means
+    for split, suffix in ((data.train, "train"), (data.test, "test")):
+        assert split
+        trainer.model.eval()
+        with torch.no_grad():
+            features, logits = trainer.model(data.prepare(split.inputs))
+        head = trainer.model.head
+        expected = from_features(features, split.labels, head.weight.detach(), head.bias.detach())
+        expected["loss"] = float(LOSSES["bce"](logits, split.labels))
+        for key, value in expected.items():
+            column = f"{key}_{suffix}"
+            if column in row and not (key == "nc4" and suffix == "test"):
+                assert row[column] == pytest.approx(value, rel=1e-5, abs=1e-7), column
+
+
+def test_alpha_bias_is_zero_at_theorem_2s_point() -> None:
+    from trainers.metrics.bias import alpha_bias
+
+    # K=10, n=12.8, all lambdas 5e-4: s_pos 8.794, b 4.527; rho = K s_pos sqrt(n l_H / l_W).
+    rho = 10 * 8.7942 * 12.8**0.5
+    value = alpha_bias(
+        4.5267, rho, num_classes=10, n=12.8, lambda_w=5e-4, lambda_h=5e-4, lambda_b=5e-4
+    )
+    assert value == pytest.approx(0, abs=1e-5)
+
+
+def test_evaluation_cadence_includes_the_last_epoch(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny(eval_every=2, epochs=5, samples_per_class=2)
+    rows = run(config, store)
+    assert [row["epoch"] for row in rows if "nc1_train" in row] == [2, 4, 5]
+    assert all(row["train_loss"] > 0 for row in rows)
+
+
+def test_a_non_finite_loss_is_diverged_with_epoch_step_and_lr(
+    tiny: Tiny, store: ResultStore
+) -> None:
+    config = tiny(lr=1e9, schedule="constant")
+    assert run(config, store) == []
+    trial = stored(store, config)["trials"][0]
+    assert trial["status"] == "diverged"
+    assert trial["reason"].startswith("the loss is not finite at epoch 1, step ")
+    assert trial["reason"].endswith(", lr 1e+09")
+
+
+def test_an_error_is_failed_with_its_reason(tiny: Tiny, store: ResultStore, capsys: Any) -> None:
+    config = tiny(model_kwargs={"width": 3})
+    run(config, store)
+    trial = stored(store, config)["trials"][0]
+    assert (trial["status"], trial["epochs_done"]) == ("failed", 0)
+    assert "model_kwargs={'width': 3} don't fit resnet18" in trial["reason"]
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_finished_trial_is_not_trained_again(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny()
+    first = run(config, store)
+    before = stored(store, config)
+    assert [row["nc1_train"] for row in run(config, store)] == [row["nc1_train"] for row in first]
+    assert stored(store, config) == before
+
+
+def test_an_unreadable_checkpoint_falls_back_to_the_one_before(
+    tiny: Tiny, store: ResultStore, capsys: Any
+) -> None:
+    config = tiny()
+    run(config, store, stop_after=2)
+    assert store.names(CHECKPOINTS, config.trial_id) == ["epoch_000001.pt", "epoch_000002.pt"]
+    path = Path(store.path(CHECKPOINTS, config.trial_id, "epoch_000002.pt"))
+    path.write_bytes(path.read_bytes()[:1000])
+    assert checkpoint.load(store, config.trial_id).epoch == 1
+    assert "epoch_000002.pt is unreadable" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_trial_is_refused(tiny: Tiny, store: ResultStore) -> None:
+    one, other = tiny(), tiny(seed=1)
+    run(one, store, stop_after=1)
+    data = store.read_bytes(CHECKPOINTS, one.trial_id, "epoch_000001.pt")
+    store.write_bytes(data, CHECKPOINTS, other.trial_id, "epoch_000001.pt")
+    with pytest.raises(ValueError, match=f"is of trial {one.trial_id}"):
+        checkpoint.load(store, other.trial_id)

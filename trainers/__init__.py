@@ -1,0 +1,1 @@
+"""Trains and measures one trial. Knows nothing of sweeps."""

@@ -1,0 +1,221 @@
+"""What defines a trial: TrialConfig, its validation and its id.
+
+Everything that can change a result is a field here; paths, hosts, worker counts and logging are
+not. A field left out is filled in from the paper's recipe before the trial is identified.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainers.backbones import check_model
+from trainers.datasets import DATASETS
+from trainers.registry import LOSSES, InputError, unknown
+
+Schedule = Literal["step", "cosine", "constant"]
+Augment = Literal["none", "da1", "da1+da2"]
+Regularizer = Literal["features", "global"]
+
+
+class Recipe(NamedTuple):
+    """What the paper trains with when a study says no more than the optimizer's name."""
+
+    lr: float
+    schedule: Schedule
+    momentum: float | None
+    weight_decay: float | None  # None: the optimizer has none
+
+
+RECIPES: Final[dict[str, Recipe]] = {
+    "sgd": Recipe(lr=0.01, schedule="step", momentum=0.9, weight_decay=5e-4),
+    "adamw": Recipe(lr=0.001, schedule="cosine", momentum=None, weight_decay=0.05),
+    "lbfgs": Recipe(lr=1.0, schedule="constant", momentum=None, weight_decay=None),
+}
+DEFAULT_LAMBDA: Final = 5e-4
+LAMBDAS: Final = ("lambda_w", "lambda_h", "lambda_b")
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class TrialConfig(BaseModel):
+    """One training run. Frozen, complete and checked: building one is the check."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=()
+    )
+
+    # Raised when the code trains otherwise from the same fields, so that old rows keep their name.
+    recipe_version: Literal[1] = 1
+    dataset: str
+    num_classes: int | None = None  # K; None: all of the dataset
+    samples_per_class: Count | None = None  # of the training set; None: all
+    image_size: Annotated[int, Field(ge=4)] | None = None  # pixels; None: the dataset's
+    model: str
+    model_kwargs: dict[str, Any] = {}
+    loss: str
+    loss_kwargs: dict[str, Any] = {}
+    optimizer: str
+    lr: Positive | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    schedule: Schedule | None = None
+    epochs: Count = 100
+    passes_per_epoch: Count = 1  # for data so small that an epoch would be a step
+    batch_size: Count = 128  # global, over all workers
+    augment: Augment = "none"
+    regularizer: Regularizer = "features"
+    lambda_w: NotNegative | None = None
+    lambda_h: NotNegative | None = None
+    lambda_b: NotNegative | None = None
+    weight_decay: NotNegative | None = None
+    bias_init_mean: Finite = 0.0
+    eval_every: Count = 1
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any], *, where: str = "") -> Self:
+        """Build a config from a study's fields. Raises InputError, one line, naming the field."""
+        prefix = f"{where}: " if where else ""
+        for key in fields:
+            if key not in cls.model_fields:
+                raise InputError(f"{prefix}{unknown('field', key, sorted(cls.model_fields))}")
+        try:
+            return cls(**fields)
+        except ValidationError as error:
+            raise InputError(prefix + _first(error)) from error
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        """Give what is left out the value of the paper's recipe."""
+        filled = {key: value for key, value in fields.items() if value is not None}
+        dataset, recipe = filled.get("dataset"), RECIPES.get(str(filled.get("optimizer")))
+        if dataset in DATASETS.names():
+            facts = DATASETS[str(dataset)]
+            filled.setdefault("num_classes", facts.num_classes)
+            filled.setdefault("image_size", facts.image_size)
+        by_features = filled.get("regularizer", "features") == "features"
+        if by_features:
+            for name in LAMBDAS:
+                filled.setdefault(name, DEFAULT_LAMBDA)
+        if recipe is not None:
+            filled.setdefault("lr", recipe.lr)
+            filled.setdefault("schedule", recipe.schedule)
+            filled.setdefault("momentum", recipe.momentum)
+            if not by_features:
+                filled.setdefault("weight_decay", recipe.weight_decay)
+        return filled
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        _named("dataset", self.dataset, DATASETS.check)
+        _named("loss", self.loss, LOSSES.check)
+        _named("model", self.model, check_model)
+        if self.optimizer not in RECIPES:
+            raise InputError(f"optimizer={unknown('optimizer', self.optimizer, sorted(RECIPES))}")
+        return self
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        """Refuse a field that would have no effect: it would give one training two ids."""
+        if self.regularizer == "global":
+            for name in LAMBDAS:
+                if getattr(self, name) is not None:
+                    raise InputError(
+                        f"{name}={getattr(self, name)} has no effect with regularizer=global, "
+                        "where weight_decay holds for all parameters; leave it out"
+                    )
+            if self.weight_decay is None:
+                raise InputError(
+                    f"regularizer=global needs a weight_decay, which optimizer={self.optimizer} "
+                    "doesn't have; use regularizer=features"
+                )
+        elif self.weight_decay is not None:
+            raise InputError(
+                f"weight_decay={self.weight_decay} has no effect with regularizer=features; use "
+                "lambda_w, lambda_h and lambda_b, or regularizer=global"
+            )
+        if self.momentum is not None and RECIPES[self.optimizer].momentum is None:
+            raise InputError(
+                f"momentum={self.momentum} has no effect with optimizer={self.optimizer}; "
+                "leave it out"
+            )
+        self._check_data()
+        return self
+
+    def _check_data(self) -> None:
+        facts = DATASETS[self.dataset]
+        images = facts.read is not None
+        most = facts.num_classes if images else 2**31
+        if self.num_classes is None or not 2 <= self.num_classes <= most:
+            raise InputError(
+                f"num_classes={self.num_classes} must be from 2 to {most} for {self.dataset}"
+            )
+        if not images:
+            if self.image_size is not None:
+                raise InputError("image_size has no effect with dataset=labels; leave it out")
+            if self.samples_per_class is None:
+                raise InputError("dataset=labels needs samples_per_class")
+            if self.model != "ufm":
+                raise InputError(
+                    f"model={self.model!r} needs images and dataset=labels has none; use model=ufm"
+                )
+        if self.model == "ufm" and self.augment != "none":
+            raise InputError(f"augment={self.augment} has no effect with model=ufm; leave it out")
+
+    def canonical(self) -> str:
+        """JSON that is the same for the same training: sorted keys, shortest numbers, no defaults.
+
+        Defaults are left out so that a field added later doesn't rename the trials of today.
+        """
+        fields = self.model_dump(exclude_defaults=True)
+        return json.dumps(_shortest(fields), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def trial_id(self) -> str:
+        """First 12 hex digits of SHA-256 over the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
+
+    def row(self) -> dict[str, Any]:
+        """The config as columns of `analysis.schema.CONFIG_FIELDS`; dictionaries as JSON text."""
+        fields = self.model_dump()
+        for name in ("model_kwargs", "loss_kwargs"):
+            fields[name] = json.dumps(_shortest(fields[name]), sort_keys=True)
+        return fields
+
+
+def _named(field: str, name: str, check: Callable[[str], None]) -> None:
+    try:
+        check(name)
+    except InputError as error:
+        raise InputError(f"{field}={error}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """The first of pydantic's complaints in one line, as field, value, what is accepted."""
+    first, *others = error.errors()
+    field = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "value_error":  # one of our own, complete as it is
+        return f"{first.get('ctx', {}).get('error')}{more}"
+    if first["type"] == "missing":
+        return f"{field} is missing; give it a value{more}"
+    message = first["msg"].removeprefix("Input should be ")
+    return f"{field}={first['input']!r} must be {message}{more}"
+
+
+def _shortest(value: Any) -> Any:
+    """1.0 and 1 are one number, so that they are one trial."""
+    if isinstance(value, Mapping):
+        return {str(key): _shortest(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shortest(inner) for inner in value]
+    if isinstance(value, float) and math.isfinite(value) and value == int(value):
+        return int(value)
+    return value

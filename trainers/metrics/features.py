@@ -1,0 +1,107 @@
+"""The door for anybody's own features: arrays in, every metric out.
+
+Checks the arrays, whole, and feeds them to an `Accumulator` in chunks. The maths is elsewhere.
+"""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainers.metrics.accumulator import Accumulator, plain
+from trainers.metrics.collapse import NearestMean
+
+Array: TypeAlias = NDArray[Any] | Tensor
+
+# Numbers in a chunk of float64 features: 16 MiB, beside which other costs of a chunk are small.
+_CHUNK_NUMBERS = 2**21
+
+
+def from_features(
+    features: Array, labels: Array, weight: Array, bias: Array, *, num_classes: int | None = None
+) -> dict[str, float]:
+    """Every metric of a set of features under the classifier z = Wh - b; the bias is SUBTRACTED.
+
+    Args: features (N, D), integer labels (N,) in 0..K-1, weight (K, D), bias (K,), as numpy arrays
+    or torch tensors; num_classes, if given, is checked to be K. Computed in float64 on the device
+    of `features`, a chunk at a time, so a memory-mapped array is never read whole.
+    Returns: the metrics of `analysis.schema` by name, without split suffix; a metric that the
+    samples cannot give, as nc1 where a class has none, is NaN.
+    Raises: ValueError for shapes that do not go together, labels out of range, no samples, K < 2.
+    """
+    _check(features, labels, weight, bias, num_classes)
+    device = features.device if isinstance(features, Tensor) else torch.device("cpu")
+    labels_N = _integers(labels, device, num_classes=weight.shape[0])
+    weight_KD, bias_K = _float64(weight, device), _float64(bias, device)
+    accumulator = Accumulator(*weight_KD.shape, device=device)
+    rows = max(1, _CHUNK_NUMBERS // max(weight_KD.shape))
+    chunks = [slice(start, start + rows) for start in range(0, len(labels_N), rows)]
+    for chunk in chunks:
+        batch_BD = _float64(features[chunk], device)
+        accumulator.update(batch_BD, labels_N[chunk], weight_KD, bias_K)
+    metrics = accumulator.compute()
+    # nc4 needs the means of all samples before it can look at the first.
+    with plain(device):
+        nearest = NearestMean(accumulator.class_means, device)
+        for chunk in chunks:
+            batch_BD = _float64(features[chunk], device)
+            nearest.update(batch_BD, batch_BD @ weight_KD.T - bias_K)
+        metrics["nc4"] = float(nearest.compute()["nc4"])
+    return metrics
+
+
+def _check(
+    features: Array, labels: Array, weight: Array, bias: Array, num_classes: int | None
+) -> None:
+    shapes = {
+        "features": tuple(features.shape),
+        "labels": tuple(labels.shape),
+        "weight": tuple(weight.shape),
+        "bias": tuple(bias.shape),
+    }
+    given = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
+    if [len(shape) for shape in shapes.values()] != [2, 1, 2, 1]:
+        raise ValueError(
+            f"got {given}; give features (N, D), labels (N,), weight (K, D), bias (K,)"
+        )
+    (N, D), (K, D_weight) = shapes["features"], shapes["weight"]
+    if shapes["labels"] != (N,) or shapes["bias"] != (K,) or D_weight != D:
+        raise ValueError(
+            f"got {given}, which do not go together; give features (N, D), labels (N,), "
+            "weight (K, D), bias (K,) with the same N, D and K"
+        )
+    if N == 0 or D == 0:
+        raise ValueError(f"got {given}; at least one sample of one feature is needed, add samples")
+    if K < 2:
+        raise ValueError(f"got {given}; at least 2 classes are needed, give weight a row per class")
+    if num_classes is not None and num_classes != K:
+        raise ValueError(
+            f"num_classes={num_classes}, but weight has {K} rows; leave num_classes out, or give "
+            "a weight with one row per class"
+        )
+
+
+def _integers(labels: Array, device: torch.device, *, num_classes: int) -> Tensor:
+    kind = str(labels.dtype).removeprefix("torch.")
+    if not kind.startswith(("int", "uint")):
+        raise ValueError(f"labels are {kind}; give integer class ids 0..{num_classes - 1}")
+    if isinstance(labels, Tensor):
+        labels_N = labels.detach().to(device, torch.int64)
+    else:
+        labels_N = torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
+    low, high = int(labels_N.min()), int(labels_N.max())
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"labels range from {low} to {high}, but weight has {num_classes} rows, so "
+            f"0..{num_classes - 1} is accepted; renumber the labels or give weight a row per class"
+        )
+    return labels_N
+
+
+def _float64(array: Array, device: torch.device) -> Tensor:
+    if isinstance(array, Tensor):
+        return array.detach().to(device, torch.float64)
+    # A copy: torch warns of read-only arrays and refuses foreign byte orders and negative strides.
+    return torch.from_numpy(np.array(array, dtype=np.float64)).to(device)

@@ -1,0 +1,76 @@
+"""What is trained: a backbone, or free features, under the paper's linear classifier."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from trainers.backbones import build_backbone
+from trainers.config import TrialConfig
+from trainers.datasets import DATASETS
+
+UFM_FEATURES = 32  # d of `ufm` unless model_kwargs says otherwise
+
+
+class Head(nn.Module):
+    """The linear classifier, logits z = Wh - b. The bias is subtracted, Eqs. (1) and (2)."""
+
+    def __init__(self, num_features: int, num_classes: int, *, bias_init_mean: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_classes, num_features))
+        self.bias = nn.Parameter(torch.empty(num_classes))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+        bound = 1 / math.sqrt(num_features)
+        nn.init.uniform_(self.bias, bias_init_mean - bound, bias_init_mean + bound)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (B, d) to logits (B, K)."""
+        return F.linear(features, self.weight, -self.bias)
+
+
+class FreeFeatures(nn.Module):
+    """The unconstrained features model of Eq. (3): every training sample owns its features."""
+
+    def __init__(self, num_samples: int, num_features: int) -> None:
+        super().__init__()
+        self.features = nn.Parameter(torch.randn(num_samples, num_features))
+
+    def forward(self, indices: Tensor) -> Tensor:
+        """Sample indices (B,) to features (B, d)."""
+        return self.features[indices]
+
+
+class Classifier(nn.Module):
+    """Backbone and head; the forward pass gives both the features and the logits."""
+
+    def __init__(self, backbone: nn.Module, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """A batch of inputs to features (B, d) and logits (B, K)."""
+        features = self.backbone(inputs)
+        return features, self.head(features)
+
+
+def build_model(config: TrialConfig, num_train: int) -> Classifier:
+    """The model of a trial, initialised from its seed alone, on the CPU."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        backbone, num_features = _backbone(config, num_train)
+        assert config.num_classes is not None  # a TrialConfig is complete
+        head = Head(num_features, config.num_classes, bias_init_mean=config.bias_init_mean)
+        return Classifier(backbone, head)
+
+
+def _backbone(config: TrialConfig, num_train: int) -> tuple[nn.Module, int]:
+    if config.model == "ufm":
+        num_features = int(config.model_kwargs.get("num_features", UFM_FEATURES))
+        return FreeFeatures(num_train, num_features), num_features
+    assert config.image_size is not None
+    channels = DATASETS[config.dataset].channels
+    return build_backbone(
+        config.model, config.model_kwargs, channels=channels, image_size=config.image_size
+    )

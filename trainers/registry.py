@@ -1,0 +1,80 @@
+"""Names that a study can use: losses and datasets, the project's own and the user's.
+
+A registry knows the module behind each built-in name without importing it, so that a plan of
+thousands of trials is checked without loading torch.
+"""
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class InputError(ValueError):
+    """A mistake in what the user asked for, told in one line: what, where, what to do."""
+
+
+def unknown(kind: str, name: object, names: list[str]) -> InputError:
+    """The error for a name that is not one of `names`, with the nearest one suggested."""
+    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    listed = ", ".join(names) if len(names) <= 40 else f"{len(names)} names"
+    return InputError(f"{name!r} is not a known {kind}; {hint}(known: {listed})")
+
+
+class Registry(Generic[T]):
+    """Names of one kind; `register` adds the user's own."""
+
+    def __init__(self, kind: str, builtin: Mapping[str, str]) -> None:
+        self.kind = kind
+        self._modules = dict(builtin)
+        self._entries: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """Decorator: make `name` usable in studies. Raises ValueError if it is taken."""
+
+        def add(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def names(self) -> list[str]:
+        """Every known name, sorted."""
+        return sorted(self._modules.keys() | self._entries.keys())
+
+    def check(self, name: str) -> None:
+        """Raises InputError, with the nearest name, unless `name` is known."""
+        if name not in self._modules and name not in self._entries:
+            raise unknown(self.kind, name, self.names())
+
+    def __getitem__(self, name: str) -> T:
+        self.check(name)
+        if name not in self._entries:
+            import_module(self._modules[name])  # registers itself while it is imported
+        return self._entries[name]
+
+
+LOSSES: Final[Registry[Callable]] = Registry(
+    "loss", {"ce": "trainers.losses", "bce": "trainers.losses"}
+)
+
+
+def register_loss(name: str) -> Callable[[Callable], Callable]:
+    """Decorator for a loss `f(logits (B, K), targets (B,) or (B, K), **loss_kwargs) -> scalar`."""
+    return LOSSES.register(name)
+
+
+def load_plugins(modules: list[str] | tuple[str, ...]) -> None:
+    """Import the user's modules, which register their names. Raises InputError if one can't be."""
+    for module in modules:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise InputError(
+                f"plugin {module!r} can't be imported ({error}); put it on PYTHONPATH"
+            ) from error

@@ -1,0 +1,148 @@
+"""A results folder: the one owner of its file names, and the writer of its Parquet files."""
+
+import fcntl
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from analysis.schema import TABLES
+from trainers.atomic import PART_SUFFIX, write_atomic
+from trainers.registry import InputError
+
+Row = Mapping[str, Any]
+CHECKPOINTS: Final = "checkpoints"  # a folder for each trial that has not ended
+
+
+class ResultStore:
+    """Files of a sweep under a local path or a URI that `pyarrow.fs` opens."""
+
+    def __init__(self, location: str | Path) -> None:
+        """Writes nothing. Raises InputError if the location can't be understood."""
+        self.location = str(location)
+        try:
+            if "://" in self.location:
+                self.filesystem, self.root = fs.FileSystem.from_uri(self.location)
+            else:
+                self.filesystem = fs.LocalFileSystem()
+                self.root = str(Path(self.location).resolve())
+        except (ValueError, OSError, pa.ArrowInvalid) as error:
+            raise InputError(f"--results {self.location}: {error}") from error
+
+    @property
+    def is_local(self) -> bool:
+        """Whether files are on a disk that this process can lock."""
+        return isinstance(self.filesystem, fs.LocalFileSystem)
+
+    def check_writable(self) -> None:
+        """Raises InputError if nothing can be written here. Leaves nothing behind."""
+        try:
+            if self.is_local:
+                nearest = Path(self.root)
+                while not nearest.exists():
+                    nearest = nearest.parent
+                with tempfile.TemporaryFile(dir=nearest):
+                    pass
+            else:
+                self.filesystem.get_file_info(self.root)
+        except OSError as error:
+            reason = " ".join((error.strerror or str(error)).split())
+            raise InputError(
+                f"--results {self.location} can't be written ({reason}); choose another place"
+            ) from error
+
+    def path(self, *parts: str) -> str:
+        """A path inside the store, for its `filesystem`."""
+        return "/".join((self.root, *parts))
+
+    def write_rows(self, table: str, trial_id: str, rows: Sequence[Row]) -> None:
+        """Replace a trial's file of a table (a key of `analysis.schema.TABLES`).
+
+        NaN and infinity become null: no number of a table is one.
+        """
+        schema = TABLES[table]
+        strange = {key for row in rows for key in row} - set(schema.names)
+        assert not strange, f"columns {sorted(strange)} are not in the schema of {table}"
+        data = pa.Table.from_pylist([_nullable(row) for row in rows], schema=schema)
+        sink = pa.BufferOutputStream()
+        pq.write_table(data, sink, compression="zstd")
+        path = self.path(table, f"{trial_id}.parquet")
+        write_atomic(self.filesystem, path, sink.getvalue().to_pybytes())
+
+    def read_rows(self, table: str, trial_id: str) -> list[dict[str, Any]]:
+        """A trial's rows of a table; none if it has no file there."""
+        try:
+            path = self.path(table, f"{trial_id}.parquet")
+            return pq.read_table(path, filesystem=self.filesystem).to_pylist()
+        except FileNotFoundError:
+            return []
+
+    def write_bytes(self, data: bytes, *parts: str) -> None:
+        """Replace a file of any kind, whole."""
+        write_atomic(self.filesystem, self.path(*parts), data)
+
+    def read_bytes(self, *parts: str) -> bytes:
+        """The content of a file."""
+        with self.filesystem.open_input_stream(self.path(*parts)) as stream:
+            return stream.read()
+
+    def names(self, *parts: str) -> list[str]:
+        """Names in a folder, sorted, hidden ones left out; none if there is no such folder."""
+        selector = fs.FileSelector(self.path(*parts), allow_not_found=True)
+        found = (info.base_name for info in self.filesystem.get_file_info(selector))
+        return sorted(name for name in found if not name.startswith("."))
+
+    def remove_folder(self, *parts: str) -> None:
+        """Remove a folder and what is in it, if it is there."""
+        path = self.path(*parts)
+        if self.filesystem.get_file_info(path).type != fs.FileType.NotFound:
+            self.filesystem.delete_dir(path)
+
+    def remove_leftovers(self) -> None:
+        """Remove parts of files whose writer was killed. Call it only where nobody writes."""
+        if self.is_local:
+            for part in Path(self.root).rglob(f".*{PART_SUFFIX}"):
+                part.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self, *parts: str, wait: bool) -> Iterator[None]:
+        """Hold a lock that dies with its holder's process.
+
+        A no-op on an object store. Raises BlockingIOError if it is taken and `wait` is False.
+        """
+        if not self.is_local:
+            yield
+            return
+        path = Path(self.path(*parts))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with path.open("w") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+                if not _is_at(file, path):  # its last holder removed it while this one waited
+                    continue
+                try:
+                    yield
+                finally:
+                    path.unlink(missing_ok=True)
+                return
+
+
+def _is_at(file: IO[str], path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _nullable(row: Row) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in row.items()
+    }

@@ -1,0 +1,80 @@
+"""Entry point: one trial, without Ray."""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from trainers.config import TrialConfig
+from trainers.registry import InputError
+from trainers.results import ResultStore
+
+OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="trainers.train", description=__doc__)
+    add = parser.add_argument
+    add("--config", type=Path, required=True, metavar="JSON", help="the fields of a trial")
+    add("--results", default="results", metavar="PATH_OR_URI", help="default: results")
+    add("--data-dir", type=Path, default=Path("data"), metavar="PATH", help="default: data")
+    add("--download", action=argparse.BooleanOptionalAction, default=True)
+    add("--keep-checkpoints", action="store_true")
+    return parser.parse_args(argv)
+
+
+def read_config(path: Path) -> TrialConfig:
+    """A trial's fields from a JSON file. Raises InputError."""
+    try:
+        fields = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config {path} can't be read: {error}") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"--config {path} must hold an object of fields, not {fields!r}")
+    return TrialConfig.parse(fields, where=str(path))
+
+
+def show(row: dict[str, Any]) -> None:
+    """One line an epoch."""
+    names = ("train_loss", "accuracy_train", "accuracy_test", "uniform_accuracy_test", "nc1_train")
+    values = (f"{name} {row[name]:.4g}" for name in names if row.get(name) is not None)
+    print(f"epoch {row['epoch']:>4}", *values, f"{row['epoch_s']:.2f} s", flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train; returns the exit code."""
+    args = parse_args(argv)
+    try:
+        config, store = read_config(args.config), ResultStore(args.results)
+        store.check_writable()
+        print(f"{config.trial_id} {config.canonical()}")
+        from trainers.loop import run_trial  # after the checks: torch takes seconds to import
+
+        row = run_trial(
+            config,
+            show,
+            store=store,
+            data_dir=args.data_dir,
+            download=args.download,
+            keep_checkpoints=args.keep_checkpoints,
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last epoch", file=sys.stderr)
+        return INTERRUPTED
+    print(f"{row['status']} after {row['wall_s']:.1f} s", row["reason"] or "")
+    return OK if row["status"] == "finished" else FAILED
+
+
+def entry() -> NoReturn:
+    """The console command."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()
