@@ -1,0 +1,38 @@
+# Every target sets itself up: a fresh clone needs nothing but Python 3.11 or newer.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help sweep test test-fast lint format clean
+
+help:  ## what there is
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+sweep: $(VENV)/sweep.stamp  ## run the ufm and digits studies and print their tables
+	$(BIN)/python orchestrator/sweep.py --study ufm
+	$(BIN)/python orchestrator/sweep.py
+
+test: $(VENV)/dev.stamp  ## all tests that this machine can run
+	$(BIN)/python -m pytest
+
+test-fast: $(VENV)/dev.stamp  ## the tests without Ray, in under two minutes
+	$(BIN)/python -m pytest -m "not slow and not ray"
+
+lint: $(VENV)/dev.stamp  ## ruff and pyright
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: $(VENV)/dev.stamp  ## let ruff rewrite
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the environment; results stay
+	rm -rf $(VENV)
+
+# One install for each set of extras; again when pyproject.toml changes.
+$(VENV)/%.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --editable '.[$*]'
+	touch $@
+.PRECIOUS: $(VENV)/%.stamp

@@ -1,0 +1,1 @@
+"""Where a sweep runs when one machine is not enough."""

@@ -1,0 +1,1 @@
+"""Plans a sweep, runs it through Ray Tune, and keeps account of what is done."""

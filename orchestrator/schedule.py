@@ -1,0 +1,156 @@
+"""Ray Tune: a slot of CPUs and GPUs for each trial, retries when a worker dies.
+
+What has to run is decided before, by the ledger; Tune only packs it onto the machines. A trial
+that comes back finds its checkpoint in the store by its own id, so Tune's own are not used.
+"""
+
+import logging
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from trainers.config import TrialConfig
+from trainers.registry import InputError
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+    from trainers.ray_worker import Job
+
+# Read by Ray when it is imported or when it starts its processes.
+ENVIRONMENT: Final = {
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # the user's paths are relative to where the sweep started
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",  # nothing leaves the machine unasked
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
+}
+
+
+class Listener(Protocol):
+    """Who hears of trials while they run; called in the driver."""
+
+    def rows(self, trial_id: str, rows: list[dict[str, Any]]) -> None:
+        """New epochs of a trial."""
+
+    def ended(self, trial: dict[str, Any]) -> None:
+        """A trial's last row, which is in the store by then."""
+
+    def lost(self, trial_id: str, reason: str) -> None:
+        """A trial whose worker died more often than is retried; no row says so yet."""
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a trial takes, and how many run at once (None: as many as fit)."""
+
+    cpus: float
+    gpus: float | None  # None: a whole one where there are any
+    max_concurrent: int | None
+    retries: int
+
+
+def connect(address: str | None) -> Mapping[str, float]:
+    """Join the running Ray cluster, or start one inside this process; what it has to give.
+
+    Raises InputError if nobody answers at `address`.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError) as error:
+        raise InputError(
+            f"no Ray cluster answers ({' '.join(str(error).split())[:200]}); start it, or use "
+            "--address local for one inside this process"
+        ) from error
+    return ray.cluster_resources()
+
+
+def disconnect() -> None:
+    """Leave the cluster; one that `connect` started ends with its processes."""
+    import ray
+
+    ray.shutdown()
+
+
+def run(
+    jobs: "Sequence[Job]",
+    *,
+    resources: Resources,
+    capacity: Mapping[str, float],
+    listener: Listener,
+) -> None:
+    """Run every job once, in order, as many at a time as fit. Returns when all have ended."""
+    from ray import tune
+
+    from trainers.ray_worker import train
+
+    gpus = resources.gpus if resources.gpus is not None else float(capacity.get("GPU", 0) > 0)
+    _check_fits({"CPU": resources.cpus, "GPU": gpus}, capacity)
+    with tempfile.TemporaryDirectory(prefix="tune_") as storage:  # nothing in it outlives the sweep
+        tune.Tuner(
+            tune.with_resources(train, {"cpu": resources.cpus, "gpu": gpus}),
+            param_space={"job": tune.grid_search(list(jobs))},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,
+                max_concurrent_trials=resources.max_concurrent,
+                trial_name_creator=_trial_id,
+                trial_dirname_creator=_trial_id,
+            ),
+            run_config=tune.RunConfig(
+                storage_path=storage,
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=resources.retries),
+                callbacks=[_callback(listener)],
+            ),
+        ).fit()
+
+
+def _check_fits(wanted: Mapping[str, float], capacity: Mapping[str, float]) -> None:
+    for name, amount in wanted.items():
+        there = capacity.get(name, 0)
+        if amount > there:
+            raise InputError(
+                f"a trial wants {amount:g} {name} and the cluster has {there:g}; ask for less "
+                f"with --{name.lower()}s-per-worker"
+            )
+
+
+def _trial_id(trial: "Trial") -> str:
+    fields = trial.config["job"]["fields"]
+    return TrialConfig(**fields).trial_id
+
+
+def _callback(listener: Listener) -> Any:
+    from ray import tune
+
+    class Forward(tune.Callback):
+        """Hands what the workers report to the listener."""
+
+        def __init__(self, listener: Listener) -> None:
+            self._listener = listener
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # Tune saves its callbacks to restore a sweep from, which is never done
+
+        def on_trial_result(
+            self, iteration: int, trials: list, trial: "Trial", result: dict, **info: Any
+        ) -> None:
+            del iteration, trials, info
+            if result.get("rows"):
+                self._listener.rows(_trial_id(trial), result["rows"])
+            if "trial" in result:
+                self._listener.ended(result["trial"])
+
+        def on_trial_error(self, iteration: int, trials: list, trial: "Trial", **info: Any) -> None:
+            del iteration, trials, info
+            error = str(trial.get_error() or "its worker died").strip().splitlines()[-1]
+            self._listener.lost(_trial_id(trial), error)
+
+    return Forward(listener)

@@ -1,0 +1,166 @@
+"""Studies: named grids in YAML, and their expansion into trials. Pure but for reading the file.
+
+A study names fields of TrialConfig. A list makes an axis, anything else is fixed. Blocks under
+`include` add grids, each laid over the study's own fields; `exclude` removes what it matches.
+"""
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from trainers.config import TrialConfig
+from trainers.registry import InputError, unknown
+
+Grid = Mapping[str, Any]
+NOT_FIELDS: Final = ("description", "plugins", "include", "exclude")
+
+
+@dataclass(frozen=True)
+class Study:
+    """A named union of grids, less what is excluded."""
+
+    name: str
+    grids: tuple[Grid, ...]
+    exclude: tuple[Grid, ...] = ()
+    plugins: tuple[str, ...] = ()
+    where: str = ""  # the file, for messages
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that reads 5e-4 as a number, as YAML 1.2 does, and refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key, (key_node, _) in zip(keys, node.value, strict=True):
+            if isinstance(key, str) and keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key!r} is given twice", key_node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def shipped() -> list[str]:
+    """Names of the studies that come with the package."""
+    files = resources.files("orchestrator.studies").iterdir()
+    return sorted(file.name.removesuffix(".yaml") for file in files if file.name.endswith(".yaml"))
+
+
+def load_study(name: str) -> Study:
+    """Read a shipped study by name, or a user's by its path. Raises InputError."""
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        path = Path(name)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise InputError(f"study {name} can't be read: {reason}") from error
+        return parse_study(text, name=path.stem, where=name)
+    if name not in shipped():
+        raise InputError(f"{unknown('study', name, shipped())}; or give the path of a .yaml file")
+    text = resources.files("orchestrator.studies").joinpath(f"{name}.yaml").read_text("utf-8")
+    return parse_study(text, name=name, where=f"study {name}")
+
+
+def parse_yaml(text: str, *, where: str) -> Any:
+    """Safe YAML. Raises InputError with the line of a mistake."""
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise InputError(f"{where}{line}: malformed YAML: {error.problem}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{where}: malformed YAML: {' '.join(str(error).split())}") from error
+
+
+def parse_study(text: str, *, name: str, where: str) -> Study:
+    """A study from its YAML text. Raises InputError naming `where`."""
+    content = parse_yaml(text, where=where)
+    if not isinstance(content, dict):
+        raise InputError(f"{where}: a study is a mapping of fields to values, not {content!r}")
+    base = {key: value for key, value in content.items() if key not in NOT_FIELDS}
+    include = _blocks(content, "include", where)
+    exclude = _blocks(content, "exclude", where)
+    for block in (base, *include, *exclude):
+        _check_block(block, where)
+    plugins = content.get("plugins") or []
+    if not isinstance(plugins, list):
+        raise InputError(f"{where}: plugins={plugins!r} must be a list of module names")
+    grids = (base, *(base | block for block in include))
+    return Study(name, grids, tuple(exclude), tuple(map(str, plugins)), where)
+
+
+def _blocks(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
+    blocks = content.get(key) or []
+    if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
+        raise InputError(f"{where}: {key} must be a list of blocks of fields")
+    return blocks
+
+
+def _check_block(block: Grid, where: str) -> None:
+    for key, value in block.items():
+        if key not in TrialConfig.model_fields:
+            known = sorted({*TrialConfig.model_fields, *NOT_FIELDS})
+            raise InputError(f"{where}: {unknown('field', str(key), known)}")
+        if isinstance(value, list) and not value:
+            raise InputError(f"{where}: {key} is an axis without values; give it at least one")
+
+
+def override(study: Study, settings: Grid) -> Study:
+    """The study with fields set in all of its grids; a list makes an axis. Raises InputError."""
+    _check_block(settings, "--set")
+    return replace(study, grids=tuple({**grid, **settings} for grid in study.grids))
+
+
+def expand(study: Study) -> dict[str, TrialConfig]:
+    """Every trial of a study by its id, in the study's order. Raises InputError."""
+    trials: dict[str, TrialConfig] = {}
+    for grid in study.grids:
+        for fields in _product(grid):
+            config = TrialConfig.parse(fields, where=study.where)
+            if not any(_matches(config, block) for block in study.exclude):
+                trials.setdefault(config.trial_id, config)
+    if not trials:
+        raise InputError(f"{study.where}: no trial is left; loosen exclude")
+    return trials
+
+
+def _product(grid: Grid) -> Iterator[dict[str, Any]]:
+    axes = [value if isinstance(value, list) else [value] for value in grid.values()]
+    for values in itertools.product(*axes):
+        yield dict(zip(grid.keys(), values, strict=True))
+
+
+def _matches(config: TrialConfig, block: Grid) -> bool:
+    return all(
+        getattr(config, key) in (value if isinstance(value, list) else [value])
+        for key, value in block.items()
+    )
+
+
+def plan_yaml(name: str, command: str, trials: Sequence[TrialConfig], schema_version: int) -> str:
+    """The grid as run, for `studies/<name>.yaml`: what all trials share, and what is each one's."""
+    rows = {config.trial_id: config.row() for config in trials}
+    first = next(iter(rows.values()))
+    fixed = {k: v for k, v in first.items() if all(row[k] == v for row in rows.values())}
+    content = {
+        "study": name,
+        "command": command,
+        "schema_version": schema_version,
+        "fixed": fixed,
+        "trials": {i: {k: v for k, v in row.items() if k not in fixed} for i, row in rows.items()},
+    }
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)

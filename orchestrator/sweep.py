@@ -1,0 +1,383 @@
+"""Entry point: studies -> trials -> Ray Tune -> Parquet -> tables. Run it twice, and it carries on.
+
+`ray submit` copies this one file and runs it alone: all else it imports from the installed package.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from analysis.schema import SCHEMA_VERSION
+from orchestrator import schedule
+from orchestrator.ledger import Ledger, forget, read_ledger
+from orchestrator.progress import SweepProgress, duration, summary
+from orchestrator.study import expand, load_study, override, parse_yaml, plan_yaml
+from orchestrator.tracking import Mirror
+from trainers.config import TrialConfig
+from trainers.datasets import DATASETS
+from trainers.registry import InputError, load_plugins
+from trainers.results import ResultStore
+
+OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+EXAMPLES = """examples:
+  python orchestrator/sweep.py                          the digits study, into results/
+  python orchestrator/sweep.py --study ufm --dry-run    what would run, and for how long
+  python orchestrator/sweep.py --study neural_collapse --seeds 0 1 2 --data-dir /data
+  python orchestrator/sweep.py --set epochs=5 --set 'loss=[ce, bce]' --limit 4
+  python orchestrator/sweep.py --study my_study.yaml --results s3://bucket/run1
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """Answers a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong and leave with exit code 2."""
+        print(f"error: {message}; see --help", file=sys.stderr)
+        raise SystemExit(BAD_INPUT)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line, as `docs` and `--help` have it."""
+    parser = Parser(
+        prog="sweep.py",
+        description="Run every trial of a study that is not done yet, then print the tables.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--study", action="append", metavar="NAME_OR_YAML", help="repeatable; default: digits")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+        help="set a field in all grids; a list makes an axis; repeatable")  # fmt: skip
+    add("--seeds", type=int, nargs="+", help="the seeds to run, instead of the study's")
+    add("--epochs", type=int, help="epochs of every trial, instead of the study's")
+    add("--limit", type=int, metavar="N", help="only the first N trials of the plan")
+    add("--results", default="results", metavar="PATH_OR_URI", help="default: results")
+    add("--data-dir", type=Path, default=Path("data"), metavar="PATH", help="default: data")
+    add("--download", action=argparse.BooleanOptionalAction, default=True,
+        help="fetch a dataset that is not in --data-dir (default: yes)")  # fmt: skip
+    add("--dry-run", action="store_true", help="show the plan and touch nothing")
+    add("--rerun", choices=("failed", "diverged", "all"), help="run these again too")
+    add("--max-concurrent", type=int, metavar="N", help="trials at once; default: what fits")
+    add("--cpus-per-worker", type=float, default=1, metavar="N", help="default: 1")
+    add("--gpus-per-worker", type=float, metavar="N",
+        help="a fraction lets trials share a GPU; default: 1 where there are any")  # fmt: skip
+    add("--address", help="Ray cluster; default: the running one, else one started here")
+    add("--retries", type=int, default=3, metavar="N",
+        help="how often a trial whose worker died is tried again; default: 3")  # fmt: skip
+    add("--keep-checkpoints", action="store_true", help="also of finished trials")
+    add("--tracking-uri", metavar="URI", help="MLflow; default: mlflow.db in the results")
+    add("--no-mlflow", action="store_true", help="do without MLflow")
+    add("--quiet", action="store_true", help="print the summary alone")
+    add("--version", action="version", version=f"%(prog)s {version('collapse-grid')}")
+    args = parser.parse_args(argv)
+    args.study = args.study or ["digits"]
+    return args
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was asked for, and what of it is left to do."""
+
+    studies: Mapping[str, Sequence[TrialConfig]]
+    trials: Mapping[str, TrialConfig]
+    to_do: Sequence[str]
+    ledger: Ledger
+    plugins: Sequence[str]
+
+    @property
+    def done(self) -> int:
+        """Trials of the plan that need not run."""
+        return len(self.trials) - len(self.to_do)
+
+
+def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
+    """Everything that can be known before anything is started. Raises InputError."""
+    settings = _settings(args)
+    trials: dict[str, TrialConfig] = {}
+    studies: dict[str, list[TrialConfig]] = {}
+    plugins: list[str] = []
+    sys.path.insert(0, os.getcwd())  # a user's plugins lie where they work
+    for name in args.study:
+        study = load_study(name)
+        load_plugins(study.plugins)
+        plugins += study.plugins
+        planned = expand(override(study, settings))
+        room = max(args.limit - len(trials), 0) if args.limit is not None else len(planned)
+        new = [i for i in planned if i not in trials][:room]
+        trials |= {i: planned[i] for i in new}
+        kept = [config for i, config in planned.items() if i in trials]
+        if kept:
+            studies[study.name] = kept
+    ledger = read_ledger(store)
+    return Plan(studies, trials, ledger.to_do(trials, args.rerun), ledger, plugins)
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    for name in ("limit", "epochs", "max_concurrent"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} {value} must be at least 1")
+    settings: dict[str, Any] = {}
+    for text in args.settings:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text}: write it as key=value")
+        settings[key.strip()] = parse_yaml(value, where=f"--set {text}")
+    if args.seeds is not None:
+        settings["seed"] = list(args.seeds)
+    if args.epochs is not None:
+        settings["epochs"] = args.epochs
+    return settings
+
+
+def check_data(plan: Plan, args: argparse.Namespace) -> None:
+    """Read (and fetch) each dataset once, here, before many workers do. Raises InputError."""
+    for name in sorted({plan.trials[i].dataset for i in plan.to_do}):
+        read = DATASETS[name].read
+        if read is not None:
+            read(args.data_dir.resolve(), args.download)
+
+
+def show_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
+    """The dry run: what would happen."""
+    for i, config in plan.trials.items():
+        state = plan.ledger.status(i) or "new"
+        axes = " ".join(f"{k}={v}" for k, v in config.row().items() if v is not None)
+        console.print(f"{i} {state:9} {axes}", highlight=False, soft_wrap=True)
+    gpus = "a whole GPU if there is one"
+    if args.gpus_per_worker is not None:
+        gpus = f"{args.gpus_per_worker:g} GPU"
+    for line in (
+        f"{len(plan.trials)} trials, {plan.done} done, {len(plan.to_do)} to run",
+        f"each takes {args.cpus_per_worker:g} CPU and {gpus}",
+        _estimate(plan, slots=os.cpu_count() or 1),
+    ):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def _estimate(plan: Plan, slots: int) -> str:
+    seconds = []
+    for i in plan.to_do:
+        config = plan.trials[i]
+        each = plan.ledger.seconds_per_epoch(config)
+        if each is None:
+            return (
+                "estimated wall time: unknown; no finished trial of this kind (for example "
+                f"{config.dataset} {config.model} {config.optimizer}) is in the results"
+            )
+        seconds.append(each * config.epochs)
+    return (
+        f"estimated wall time: {duration(sum(seconds) / slots)} on {slots} slots, from the mean "
+        "time per epoch of finished trials of the same kind"
+    )
+
+
+class Listener:
+    """Passes what workers report on to the terminal and to MLflow."""
+
+    def __init__(self, store: ResultStore, progress: SweepProgress, mirror: Mirror | None) -> None:
+        self._store = store
+        self._progress = progress
+        self._mirror = mirror
+
+    def rows(self, trial_id: str, rows: list[dict[str, Any]]) -> None:
+        """New epochs of a trial."""
+        self._progress.rows(trial_id, rows)
+        if self._mirror:
+            self._mirror.rows(trial_id, rows)
+
+    def ended(self, trial: dict[str, Any]) -> None:
+        """A trial's last row."""
+        self._progress.ended(trial)
+        if self._mirror:
+            self._mirror.ended(trial, self._store.read_rows("epochs", trial["trial_id"]))
+
+    def lost(self, trial_id: str, reason: str) -> None:
+        """Record a trial whose worker died each time: it could not do so itself."""
+        rows = self._store.read_rows("trials", trial_id)
+        if not rows:
+            raise RuntimeError(f"{trial_id}: no worker could start it: {reason}")
+        trial = rows[0] | {"status": "failed", "reason": f"its worker died each time: {reason}"}
+        self._store.write_rows("trials", trial_id, [trial])
+        self.ended(trial)
+
+
+def run_plan(
+    plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console
+) -> SweepProgress:
+    """Train what is left to do. Returns the progress, which knows how trials ended."""
+    if args.rerun == "all":
+        forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
+    to_do = {i: plan.trials[i] for i in plan.to_do}
+    study_of = {c.trial_id: name for name, configs in plan.studies.items() for c in configs}
+    capacity = schedule.connect(args.address)
+    with ExitStack() as stack:
+        stack.callback(schedule.disconnect)
+        progress = stack.enter_context(SweepProgress(to_do, console=console))
+        mirror = None
+        if not args.no_mlflow:
+            trials = {i: (study_of[i], config) for i, config in to_do.items()}
+            mirror = stack.enter_context(Mirror(tracking_uri(args, store), trials))
+        schedule.run(
+            [_job(config, plan, args, store) for config in to_do.values()],
+            resources=schedule.Resources(
+                args.cpus_per_worker, args.gpus_per_worker, args.max_concurrent, args.retries
+            ),
+            capacity=capacity,
+            listener=Listener(store, progress, mirror),
+        )
+    if mirror and mirror.error:
+        console.print(f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not")
+    return progress
+
+
+def _job(config: TrialConfig, plan: Plan, args: argparse.Namespace, store: ResultStore) -> Any:
+    return {
+        "fields": config.model_dump(exclude_none=True),
+        "results": store.root if store.is_local else store.location,
+        "data_dir": str(args.data_dir.resolve()),
+        "download": args.download,
+        "keep_checkpoints": args.keep_checkpoints,
+        "plugins": list(plan.plugins),
+        "plugin_path": os.getcwd(),
+        "threads": max(int(args.cpus_per_worker), 1),
+    }
+
+
+def tracking_uri(args: argparse.Namespace, store: ResultStore) -> str:
+    """Where MLflow writes: what was asked for, else a file beside the results."""
+    if args.tracking_uri:
+        return args.tracking_uri
+    folder = store.root if store.is_local else os.getcwd()
+    return f"sqlite:///{folder}/mlflow.db"
+
+
+def write_plans(plan: Plan, store: ResultStore, argv: Sequence[str]) -> None:
+    """Keep each study's grid as run beside its results: it tells what a table should hold."""
+    for name, configs in plan.studies.items():
+        text = plan_yaml(name, rerun_command(argv), configs, SCHEMA_VERSION)
+        store.write_bytes(text.encode(), "studies", f"{name}.yaml")
+
+
+def rerun_command(argv: Sequence[str], *more: str) -> str:
+    """What to type to run this sweep again."""
+    return shlex.join(("python", "orchestrator/sweep.py", *argv, *more))
+
+
+def show_summary(
+    plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console, elapsed_s: float
+) -> int:
+    """Tables, figures and the summary table, from what is in the store now. The exit code."""
+    ledger = read_ledger(store)
+    ended = Counter(ledger.status(i) for i in plan.trials)
+    bad = {i: ledger.rows[i] for i in plan.trials if ledger.status(i) in ("failed", "diverged")}
+    facts = {
+        "finished": f"{ended['finished']} of {len(plan.trials)} trials ({plan.done} before)",
+        "failed": f"{ended['failed']}, diverged {ended['diverged']}",
+        "wall time": duration(elapsed_s),
+    }
+    facts |= write_analysis(store, console)
+    if not args.no_mlflow:
+        facts["mlflow"] = f"mlflow ui --backend-store-uri {tracking_uri(args, store)}"
+    for trial_id, row in bad.items():
+        console.print(f"{trial_id} {row['status']}: {row['reason']}", highlight=False)
+    if bad:
+        kind = "failed" if ended["failed"] else "diverged"
+        facts["next"] = rerun_command(args.argv, "--rerun", kind)
+    else:
+        facts["next"] = f"python -m analysis.tables --results {shlex.quote(args.results)}"
+    Console().print(summary(facts))  # also with --quiet
+    return SOME_FAILED if bad else OK
+
+
+def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
+    """Tables and figures of everything in the store; where they are."""
+    from analysis import figures, load_results, tables
+
+    folder = Path(store.root if store.is_local else "report")
+    results = load_results(store.location)
+    for fmt, suffix in (("markdown", "md"), ("latex", "tex")):
+        text = tables.render(results, (1, 2, 3), fmt, allow_partial=True)
+        path = folder / "tables" / f"tables.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+        if fmt == "markdown":
+            console.print(text, highlight=False, soft_wrap=True, markup=False)
+    figures.draw(results, folder / "figures")
+    return {"tables": str(folder / "tables"), "figures": str(folder / "figures")}
+
+
+def sweep(args: argparse.Namespace, console: Console) -> int:
+    """Plan, run, summarise. Raises InputError before anything is written."""
+    store = ResultStore(args.results)
+    store.check_writable()
+    plan = make_plan(args, store)
+    if args.dry_run:
+        show_plan(plan, args, console)
+        return OK
+    check_data(plan, args)
+    with _only_sweep(store):
+        plan = make_plan(args, store)  # again: another sweep may just have ended
+        store.remove_leftovers()
+        write_plans(plan, store, args.argv)
+        console.print(
+            f"{', '.join(plan.studies)}: {len(plan.trials)} trials, {plan.done} done before, "
+            f"{len(plan.to_do)} to run, into {args.results}",
+            highlight=False,
+        )
+        started = time.monotonic()
+        if plan.to_do:
+            run_plan(plan, args, store, console)
+        return show_summary(plan, args, store, console, time.monotonic() - started)
+
+
+@contextmanager
+def _only_sweep(store: ResultStore) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(store.lock(".sweep.lock", wait=False))
+        except BlockingIOError as error:
+            raise InputError(
+                f"another sweep is running into {store.location}; wait for it, or choose another "
+                "--results"
+            ) from error
+        yield
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    args = parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
+    console = Console(quiet=args.quiet)
+    try:
+        return sweep(args, console)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print(
+            f"interrupted; every finished epoch is safe. To continue: {rerun_command(args.argv)}",
+            file=sys.stderr,
+        )
+        return INTERRUPTED
+
+
+def entry() -> NoReturn:
+    """The console command."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()
