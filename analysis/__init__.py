@@ -1,0 +1,20 @@
+"""From a results folder to the paper's tables, figures and theory checks, without torch or Ray.
+
+Reads what `analysis.schema` describes and nothing else. `load_results` is the door for a notebook.
+"""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.load import Results, ResultsError, load_results
+
+__all__ = ["Results", "ResultsError", "load_results"]
+
+
+def __getattr__(name: str) -> object:
+    """Import pandas when it is needed: `trainers` imports `analysis.schema` in every worker."""
+    if name in __all__:
+        from analysis import load
+
+        return getattr(load, name)
+    raise AttributeError(f"module 'analysis' has no attribute {name!r}")

@@ -1,0 +1,41 @@
+"""Planned trials that a table would need and that aren't finished."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from analysis.cells import FINISHED
+
+_CONFIG = ("dataset", "model", "loss", "optimizer", "augment", "seed")
+_MOST_LINES = 200
+# A sweep skips these as done, unless it is asked to run them again.
+_RERUN = ("failed", "diverged")
+
+
+class GapError(ValueError):
+    """A table lacks trials; the message lists them and the command that runs them."""
+
+
+def refuse_gaps(trials: pd.DataFrame, what: str) -> None:
+    """Raise GapError if one of these trials, as `cells.measured_trials` has them, isn't finished.
+
+    Args: `what` names in the message what is made of the trials, like `Table 1`.
+    """
+    missing = trials[trials["status"] != FINISHED]
+    if len(missing):
+        raise GapError("\n".join(_message(missing, planned=len(trials), what=what)))
+
+
+def _message(missing: pd.DataFrame, *, planned: int, what: str) -> Iterator[str]:
+    yield f"{len(missing)} of {planned} trials of {what} are not finished:"
+    for row in missing.head(_MOST_LINES).to_dict("records"):
+        config = " ".join(f"{name}={row[name]}" for name in _CONFIG)
+        yield f"  {row['trial_id']}  {row['status']:<11}  {config}"
+    if len(missing) > _MOST_LINES:
+        yield f"  and {len(missing) - _MOST_LINES} more"
+    yield "run them with:"
+    for command in missing["command"].dropna().unique():
+        yield f"  {command}"
+        mine = set(missing.loc[missing["command"] == command, "status"])
+        yield from (f"  {command} --rerun {status}" for status in _RERUN if status in mine)
+    yield "or print a dash in their cells: --allow-partial"

@@ -1,0 +1,104 @@
+"""What a sweep meant to run: `studies/*.yaml` -> one row per planned trial.
+
+Reading only; the orchestrator writes these files. Which of the planned trials are done is told by
+`analysis.cells`.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import yaml
+
+from analysis.schema import CONFIG_FIELDS, SCHEMA_VERSION
+
+# libyaml reads a study of 10,000 trials in a second where the Python loader needs ten.
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_CONFIG_NAMES = frozenset(field.name for field in CONFIG_FIELDS)
+_PLAN_FIELDS = (
+    pa.field("trial_id", pa.string()),
+    pa.field("study", pa.string()),
+    pa.field("command", pa.string()),
+    *CONFIG_FIELDS,
+)
+
+
+class ResultsError(ValueError):
+    """A results folder that can't be read as one; the message is one line for the user."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as it was run: the configuration of each of its trials, by trial id."""
+
+    name: str
+    command: str
+    trials: Mapping[str, Mapping[str, Any]]
+
+
+def parse_study(text: str, *, source: str) -> Study:
+    """The study in `text`; `source` names the file in errors.
+
+    Raises: ResultsError if the text isn't YAML, has another schema_version or unknown columns.
+    """
+    try:
+        raw = yaml.load(text, Loader=_LOADER)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ResultsError(f"{source} is not valid YAML ({reason}); run the study again") from error
+    if not isinstance(raw, dict) or not isinstance(raw.get("trials"), dict):
+        raise ResultsError(f"{source} holds no mapping `trials`; run the study again")
+    if raw.get("schema_version") != SCHEMA_VERSION:
+        raise ResultsError(wrong_version(source, raw.get("schema_version")))
+    fixed = raw.get("fixed") or {}
+    trials = {key: {**fixed, **(own or {})} for key, own in raw["trials"].items()}
+    _check_columns(trials, source)
+    return Study(str(raw.get("study", source)), str(raw.get("command", "")), trials)
+
+
+def wrong_version(source: str, found: object) -> str:
+    """The message for a file that another version of the schema wrote."""
+    return (
+        f"{source} has schema_version {found}, this package reads {SCHEMA_VERSION}; "
+        "read it with the package version that wrote it, or run the sweep again"
+    )
+
+
+def _check_columns(trials: Mapping[Any, Mapping[str, Any]], source: str) -> None:
+    for trial_id, config in trials.items():
+        if not isinstance(trial_id, str):  # YAML read an unquoted id of digits as a number
+            raise ResultsError(f"{source}: trial id {trial_id} must be text; put it in quotes")
+        unknown = sorted(set(config) - _CONFIG_NAMES)
+        if unknown:
+            raise ResultsError(
+                f"{source}: trial {trial_id} has unknown columns {unknown}; "
+                "known are those of analysis.schema.CONFIG_FIELDS"
+            )
+
+
+def plan_frame(studies: Iterable[Study]) -> pd.DataFrame:
+    """One row per planned trial of each study: trial_id, study, command, config columns.
+
+    Raises: ResultsError if a value doesn't fit its column's type.
+    """
+    rows = [
+        {"trial_id": trial_id, "study": study.name, "command": study.command, **config}
+        for study in studies
+        for trial_id, config in study.trials.items()
+    ]
+    return pa.table({field.name: _column(rows, field) for field in _PLAN_FIELDS}).to_pandas()
+
+
+def _column(rows: list[dict[str, Any]], field: pa.Field) -> pa.Array:
+    values = [row.get(field.name) for row in rows]
+    try:
+        if pa.types.is_floating(field.type):  # YAML 1.1 reads `5e-4`, without a dot, as text
+            values = [None if value is None else float(value) for value in values]
+        return pa.array(values, type=field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError, TypeError) as error:
+        raise ResultsError(
+            f"a study file has a value for {field.name!r} that is no {field.type} ({error}); "
+            "run the study again to write it anew"
+        ) from error

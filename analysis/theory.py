@@ -1,0 +1,80 @@
+"""The predicted minimum of Eq. (3) beside what the trials reached.
+
+    python -m analysis.theory --results results
+
+The formulas are in `analysis.minima`, and offered here as the Python door. Exit codes: 0 fine;
+1 no finished trial that theory is about; 2 bad input.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from analysis.cells import measured_trials, theory_trials
+from analysis.load import Results, ResultsError, load_results
+from analysis.minima import Minimum, alpha_bias, minimum, theorem2_point
+from analysis.render import EXTENSIONS, Table, render_tables
+from analysis.theory_table import theory_table
+
+__all__ = ["Minimum", "alpha_bias", "build_table", "main", "minimum", "theorem2_point"]
+
+_FORMATS = ("markdown", "csv", "json")
+
+
+def build_table(results: Results) -> Table:
+    """Measured values, the minimum and Theorem 2's point, by cell; no rows if no trial fits."""
+    return theory_table(theory_trials(measured_trials(results)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the comparison, or write it with --out; returns the exit code."""
+    args = _parse_args(argv)
+    try:
+        table = build_table(load_results(args.results, tables=("trials", "epochs")))
+        if not table.rows:
+            print(_empty_message(args.results), file=sys.stderr)
+            return 1
+        _emit(table, args.format, args.out)
+    except (ResultsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _empty_message(path: str) -> str:
+    return (
+        f"{path} has no finished CE or BCE trial with regularizer=features; "
+        f"`python orchestrator/sweep.py --study neural_collapse --results {path}` runs them"
+    )
+
+
+def _emit(table: Table, fmt: str, out: Path | None) -> None:
+    text = render_tables([table], fmt)
+    if out is None:
+        print(text, end="")
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{table.name}.{EXTENSIONS[fmt]}"
+    path.write_text(text, encoding="utf-8")
+    print(path)
+
+
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m analysis.theory",
+        description="The minimum of Eq. (3) and Theorem 2's point beside measured values.",
+    )
+    parser.add_argument("--results", default="results", help="folder or URI (default: results)")
+    parser.add_argument("--format", choices=_FORMATS, default="markdown")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: print)")
+    return parser.parse_args(argv)
+
+
+def entry() -> None:
+    """The installed command `collapse-theory`."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from analysis import theory
+from analysis.load import load_results
+from analysis.render import Table
+from tests.analysis.recorded_store import COLLAPSE, Store
+
+BCE = {
+    "s_pos_mean_train": 7.0, "s_neg_mean_train": -2.0, "bias_mean": 3.5, "nc2_train": 0.34,
+    "train_objective": 0.257, "alpha_bias": -0.006,
+}  # fmt: skip
+
+
+def _points(table: Table) -> dict[str, tuple[str, ...]]:
+    """Numbers by the row's last label, of a table about one cell."""
+    return {row[7]: row[8:] for row in table.rows}
+
+
+def test_measured_beside_minimum_and_theorem2(store: Store) -> None:
+    # s_pos 7 and 8: mean 7.5, sd 0.707; the minimum has 7.8100, so ours is off by -3.97 %.
+    store.add(COLLAPSE, BCE, loss="bce")
+    store.add(COLLAPSE, {**BCE, "s_pos_mean_train": 8.0}, loss="bce", seed=1)
+    table = theory.build_table(load_results(store.root))
+    assert table.rows[0][:8] == (
+        "cifar10", "resnet18", "K=10 n=12.8 λ_W=0.0005 λ_H=0.0005", "0.0005", "0", "SGD", "BCE",
+        "measured",
+    )  # fmt: skip
+    points = _points(table)
+    assert points["measured"][0] == "7.500 ± 0.707"
+    assert points["measured"][-1] == "-3.97 %"
+    assert points["minimum"][:5] == ("7.810", "-2.052", "3.578", "0.3440", "0.25650")
+    assert points["Theorem 2 *"] == (
+        "8.794", "-0.977", "4.527", "0.0000", "0.25903", "0.0000", "",
+    )  # fmt: skip
+    assert any(note.startswith("* Theorem 2's point is not the minimum") for note in table.notes)
+
+
+def test_theorem2_is_unmarked_where_it_is_the_minimum(store: Store) -> None:
+    store.add(COLLAPSE, BCE, loss="bce", lambda_b=0.0)
+    points = _points(theory.build_table(load_results(store.root)))
+    assert points["Theorem 2"][:5] == points["minimum"][:5]
+    assert points["minimum"][2] == "5.281"
+
+
+def test_ce_has_no_theorem2_and_no_alpha_but_its_initial_bias(store: Store) -> None:
+    measured = {**BCE, "s_pos_mean_train": 5.68, "bias_mean": 9.9}
+    store.add(COLLAPSE, measured, lambda_b=0.0, bias_init_mean=10.0)
+    table = theory.build_table(load_results(store.root))
+    points = _points(table)
+    assert list(points) == ["measured", "minimum"]
+    assert table.rows[0][4] == "10"
+    assert points["measured"][2] == "9.900"
+    assert points["minimum"] == ("5.679", "-0.631", "–", "0.0000", "0.11782", "", "")
+
+
+def test_too_few_features_for_the_etf_are_marked(store: Store) -> None:
+    store.add({**COLLAPSE, "num_features": 8}, BCE, loss="bce")
+    table = theory.build_table(load_results(store.root))
+    assert {"minimum †", "Theorem 2 †*"} <= set(_points(table))
+    assert any("fewer features than K−1" in note for note in table.notes)
+
+
+def test_unfinished_seed_is_a_dash_and_unstarted_cells_are_left_out(store: Store) -> None:
+    trial_id = store.add(COLLAPSE, BCE, loss="bce")
+    plan = {
+        trial_id: {**COLLAPSE, "loss": "bce"},
+        "x": {**COLLAPSE, "loss": "bce", "seed": 1},
+        "y": COLLAPSE,
+    }
+    store.study("a", plan)
+    table = theory.build_table(load_results(store.root))
+    assert len(table.rows) == 3
+    assert _points(table)["measured"] == ("–",) * 6 + ("",)
+    assert any("1 of 2 seeds are finished; not: x (not started)" in n for n in table.notes)
+
+
+def test_main_writes_and_prints(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add(COLLAPSE, BCE, loss="bce")
+    arguments = ["--results", str(store.root), "--format", "json"]
+    assert theory.main(arguments) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    sources = {(r["point"], r["metric"]): r["mean"] for r in table["records"]}
+    assert sources["theorem2", "objective"] == pytest.approx(0.25903, abs=5e-6)
+    assert theory.main([*arguments, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "theory.json").exists()
+
+
+def test_nothing_to_compare(
+    store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add(COLLAPSE, BCE, loss="focal")
+    assert theory.main(["--results", str(store.root)]) == 1
+    assert "--study neural_collapse" in capsys.readouterr().err
+    assert theory.main(["--results", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("error: ")
