@@ -34,6 +34,7 @@ def new_figure(
 def tidy(ax: Axes) -> None:
     """Small ticks, a light grid and no frame where there is no axis."""
     ax.tick_params(labelsize=FONT_SIZE, length=2.5, pad=2)
+    ax.tick_params(which="minor", labelsize=FONT_SIZE - 2, length=1.5, pad=2)
     ax.xaxis.label.set_fontsize(FONT_SIZE)
     ax.yaxis.label.set_fontsize(FONT_SIZE)
     ax.grid(axis="y", color="0.9", linewidth=0.5)

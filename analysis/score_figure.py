@@ -89,15 +89,15 @@ def score_figure(block: Block, scores: pd.DataFrame) -> Figure | None:
     scores = scores[scores["trial_id"].isin(block.trials["trial_id"])]
     if not rows:
         return None
-    optimizers = in_order(block.trials["optimizer"], paper.OPTIMIZERS)
-    losses = in_order(block.trials["loss"], paper.LOSSES)
+    drawn = pd.concat([family.trials for family in rows]).drop_duplicates("trial_id")
+    optimizers = in_order(drawn["optimizer"], paper.OPTIMIZERS)
+    losses = in_order(drawn["loss"], paper.LOSSES)
     columns = [(optimizer, loss) for optimizer in optimizers for loss in losses]
     width = max(5.0, 1.75 * len(columns) + 0.4)
     figure, axes = new_figure(len(rows), len(columns), width=width, row_height=2.3, sharey="row")
     for axes_row, family in zip(axes, rows, strict=True):
         _draw_family(axes_row, replace(block, trials=family.trials), family, columns, scores)
     add_legend(figure, _handles())
-    drawn = pd.concat([family.trials for family in rows]).drop_duplicates("trial_id")
     seeds = f"distributions pooled over {replace(block, trials=drawn).seeds_text(CELL_FIELDS)}"
     figure.suptitle(f"{block.dataset}, {block.label}\n{seeds}", fontsize=9)
     return figure

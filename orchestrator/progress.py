@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from trainers.config import TrialConfig
 
@@ -119,11 +118,7 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def summary(facts: Mapping[str, str]) -> Table:
-    """The table at the end of a sweep."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
-    for key, value in facts.items():
-        table.add_row(key, value)
-    return table
+def summary(facts: Mapping[str, str]) -> str:
+    """The lines at the end of a sweep. Never wrapped: commands are there to be copied."""
+    width = max(map(len, facts))
+    return "\n".join(f"{key:{width}}  {value}" for key, value in facts.items())

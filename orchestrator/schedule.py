@@ -4,10 +4,13 @@ What has to run is decided before, by the ledger; Tune only packs it onto the ma
 that comes back finds its checkpoint in the store by its own id, so Tune's own are not used.
 """
 
+import _thread
 import logging
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -28,6 +31,8 @@ ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
 }
+WATCH_EVERY_S: Final = 5.0
+DEAD_CHECKS: Final = 3  # in a row: a cluster whose head restarts is back before
 
 
 class Listener(Protocol):
@@ -93,7 +98,10 @@ def run(
 
     gpus = resources.gpus if resources.gpus is not None else float(capacity.get("GPU", 0) > 0)
     _check_fits({"CPU": resources.cpus, "GPU": gpus}, capacity)
-    with tempfile.TemporaryDirectory(prefix="tune_") as storage:  # nothing in it outlives the sweep
+    with (
+        tempfile.TemporaryDirectory(prefix="tune_") as storage,  # nothing in it outlives the sweep
+        _notice_the_end_of_the_cluster(),
+    ):
         tune.Tuner(
             tune.with_resources(train, {"cpu": resources.cpus, "gpu": gpus}),
             param_space={"job": tune.grid_search(list(jobs))},
@@ -110,6 +118,39 @@ def run(
                 callbacks=[_callback(listener)],
             ),
         ).fit()
+
+
+class ClusterLostError(RuntimeError):
+    """No node of the cluster is alive; without this, Tune would wait for one for ever."""
+
+
+@contextmanager
+def _notice_the_end_of_the_cluster() -> Iterator[None]:
+    over, lost = threading.Event(), threading.Event()
+    watch = threading.Thread(target=_watch, args=(over, lost), daemon=True)
+    watch.start()
+    try:
+        yield
+    except KeyboardInterrupt:
+        if lost.is_set():
+            raise ClusterLostError("no node of the Ray cluster is alive") from None
+        raise
+    finally:
+        over.set()
+        watch.join()
+
+
+def _watch(over: threading.Event, lost: threading.Event) -> None:
+    import ray
+
+    dead_checks = 0
+    while not over.wait(WATCH_EVERY_S):
+        alive = any(node["Alive"] for node in ray.nodes())
+        dead_checks = 0 if alive else dead_checks + 1
+        if dead_checks == DEAD_CHECKS:
+            lost.set()
+            _thread.interrupt_main()
+            return
 
 
 def _check_fits(wanted: Mapping[str, float], capacity: Mapping[str, float]) -> None:

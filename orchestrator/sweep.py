@@ -222,7 +222,8 @@ def run_plan(
         forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
     to_do = {i: plan.trials[i] for i in plan.to_do}
     study_of = {c.trial_id: name for name, configs in plan.studies.items() for c in configs}
-    capacity = schedule.connect(args.address)
+    with console.status("starting Ray"):
+        capacity = schedule.connect(args.address)
     with ExitStack() as stack:
         stack.callback(schedule.disconnect)
         progress = stack.enter_context(SweepProgress(to_do, console=console))
@@ -298,25 +299,36 @@ def show_summary(
         facts["next"] = rerun_command(args.argv, "--rerun", kind)
     else:
         facts["next"] = f"python -m analysis.tables --results {shlex.quote(args.results)}"
-    Console().print(summary(facts))  # also with --quiet
+    print(summary(facts))  # also with --quiet
     return SOME_FAILED if bad else OK
 
 
 def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     """Tables and figures of everything in the store; where they are."""
-    from analysis import figures, load_results, tables
+    from analysis import drawing, figures, tables
+    from analysis.load import load_results
+    from analysis.render import render_tables
 
     folder = Path(store.root if store.is_local else "report")
     results = load_results(store.location)
     for fmt, suffix in (("markdown", "md"), ("latex", "tex")):
-        text = tables.render(results, (1, 2, 3), fmt, allow_partial=True)
+        built = tables.build_tables(results, tables.NUMBERS, allow_partial=True)
+        text = render_tables([table for table in built if table.rows], fmt)
         path = folder / "tables" / f"tables.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         if fmt == "markdown":
             console.print(text, highlight=False, soft_wrap=True, markup=False)
-    figures.draw(results, folder / "figures")
-    return {"tables": str(folder / "tables"), "figures": str(folder / "figures")}
+    drawn = 0
+    for number in figures.NUMBERS:
+        for name, figure in figures.build_figures(results, number):
+            drawing.save(figure, folder / "figures" / f"{name}.png")
+            drawn += 1
+    return {
+        "tables": str(folder / "tables"),
+        "figures": f"{folder / 'figures'} ({drawn})" if drawn else "none of these trials has one",
+        "theory": f"python -m analysis.theory --results {shlex.quote(store.location)}",
+    }
 
 
 def sweep(args: argparse.Namespace, console: Console) -> int:
@@ -366,9 +378,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, schedule.ClusterLostError) as end:
         print(
-            f"interrupted; every finished epoch is safe. To continue: {rerun_command(args.argv)}",
+            f"{str(end) or 'interrupted'}; every finished epoch is safe. To continue: "
+            f"{rerun_command(args.argv)}",
             file=sys.stderr,
         )
         return INTERRUPTED

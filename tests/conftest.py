@@ -42,3 +42,11 @@ def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture(name="without_times")
 def _without_times() -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
     return without_times
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As in a sweep. Also for speed: what tests train is too small to share between cores."""
+    import torch
+
+    torch.set_num_threads(1)

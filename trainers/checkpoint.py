@@ -61,8 +61,8 @@ def load(store: ResultStore, trial_id: str) -> State:
         state = State(**content)
         if (state.trial_id, state.format) != (trial_id, FORMAT):
             raise ValueError(
-                f"{CHECKPOINTS}/{trial_id}/{name} is of trial {state.trial_id}, format {state.format}, "
-                f"not of {trial_id}, format {FORMAT}; remove it to start the trial anew"
+                f"{CHECKPOINTS}/{trial_id}/{name} is of trial {state.trial_id}, format "
+                f"{state.format}, not of {trial_id}, format {FORMAT}; remove it to start anew"
             )
         return state
     return State(trial_id)

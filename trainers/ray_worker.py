@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 from typing import Any, TypedDict
 
-import torch
 from ray import tune
 
 from trainers.config import TrialConfig
-from trainers.loop import Row, run_trial
 from trainers.registry import load_plugins
 from trainers.results import ResultStore
+
+Row = dict[str, Any]
 
 REPORT_EVERY_S = 1.0  # a report waits for the driver, which has every trial to listen to
 
@@ -31,6 +31,10 @@ class Job(TypedDict):
 
 def train(params: dict[str, Any]) -> None:
     """Ray Tune's function trainable. Reports `rows`, new epochs' rows, and at the end `trial`."""
+    import torch  # here, since the driver, which only names this function, does without it
+
+    from trainers.loop import run_trial
+
     job: Job = params["job"]
     if job["plugins"] and job["plugin_path"] not in sys.path:
         sys.path.insert(0, job["plugin_path"])

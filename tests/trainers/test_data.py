@@ -73,7 +73,8 @@ def test_an_epoch_depends_on_seed_and_epoch_alone(tiny: Tiny, augment: str) -> N
     torch.rand(7)
     np.random.rand(7)
     again = list(batches.epoch(2))
-    assert all(torch.equal(a, b) for x, y in zip(fresh, again, strict=True) for a, b in zip(x, y))  # noqa: B905
+    for before, after in zip(fresh, again, strict=True):
+        assert all(map(torch.equal, before, after))
     for other in (epoch(config, 3), epoch(tiny(augment=augment, seed=1), 2)):
         assert not torch.equal(other[0][0], fresh[0][0])
 

@@ -1,5 +1,6 @@
 """A trial from its first row to its last: resume, failure, and what lands in the store."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -45,10 +46,8 @@ def run(config: TrialConfig, store: ResultStore, *, stop_after: int | None = Non
         if row["epoch"] == stop_after:
             raise Stop
 
-    try:
+    with contextlib.suppress(Stop):
         run_trial(config, report, store=store)
-    except Stop:
-        pass
     return rows
 
 

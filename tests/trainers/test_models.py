@@ -40,7 +40,7 @@ def test_resnet_keeps_resolution_in_its_stem(tiny: Tiny) -> None:
 
 
 def test_keyword_arguments_that_do_not_fit_are_told(tiny: Tiny) -> None:
-    with pytest.raises(InputError, match="model_kwargs=.*'width'.* don't fit resnet18"):
+    with pytest.raises(InputError, match=r"model_kwargs=.*'width'.* don't fit resnet18"):
         build_model(tiny(model_kwargs={"width": 3}), num_train=1)
 
 

@@ -1,0 +1,81 @@
+"""The ledger decides what runs from the trials' rows alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.ledger import forget, read_ledger
+from trainers.config import TrialConfig
+from trainers.registry import InputError
+from trainers.results import ResultStore
+
+Tiny = Callable[..., TrialConfig]
+STATUSES = ("finished", "failed", "diverged", "running")
+
+
+def fill(store: ResultStore, tiny: Tiny) -> dict[str, TrialConfig]:
+    """A trial of each status, and one that never started."""
+    trials = {}
+    for seed, status in enumerate((*STATUSES, None)):
+        config = tiny(seed=seed)
+        trials[config.trial_id] = config
+        if status:
+            row = config.row() | {"trial_id": config.trial_id, "status": status}
+            row |= {"epochs_done": 3, "train_s": 5.0, "eval_s": 1.0}
+            store.write_rows("trials", config.trial_id, [row])
+    return trials
+
+
+@pytest.mark.parametrize(
+    ("rerun", "expected"),
+    [
+        (None, {"running", None}),
+        ("failed", {"failed", "running", None}),
+        ("diverged", {"diverged", "running", None}),
+        ("all", {*STATUSES, None}),
+    ],
+)
+def test_what_is_left_to_do(store: ResultStore, tiny: Tiny, rerun: str, expected: set) -> None:
+    trials = fill(store, tiny)
+    ledger = read_ledger(store)
+    assert {ledger.status(i) for i in ledger.to_do(trials, rerun)} == expected  # pyright: ignore
+
+
+def test_nothing_is_done_in_an_empty_place(store: ResultStore, tiny: Tiny) -> None:
+    config = tiny()
+    assert read_ledger(store).to_do({config.trial_id: config}, None) == [config.trial_id]
+
+
+def test_time_per_epoch_is_that_of_finished_trials_of_the_same_kind(
+    store: ResultStore, tiny: Tiny
+) -> None:
+    fill(store, tiny)
+    ledger = read_ledger(store)
+    assert ledger.seconds_per_epoch(tiny(seed=9, epochs=50)) == pytest.approx(2.0)
+    assert ledger.seconds_per_epoch(tiny(batch_size=8)) is None
+
+
+def test_forgotten_trials_start_anew(store: ResultStore, tiny: Tiny) -> None:
+    trials = fill(store, tiny)
+    done = next(iter(trials))
+    forget(store, [done])
+    assert read_ledger(store).status(done) is None
+
+
+def test_a_broken_file_is_named(store: ResultStore, tiny: Tiny) -> None:
+    trials = fill(store, tiny)
+    path = Path(store.path("trials", f"{list(trials)[1]}.parquet"))
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(InputError, match=f"{path.name}.*remove it and its trial runs again"):
+        read_ledger(store)
+
+
+def test_another_schema_version_is_refused(store: ResultStore) -> None:
+    path = Path(store.path("trials", "a.parquet"))
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"trial_id": ["a"]}, metadata={"schema_version": "99"}), path)
+    with pytest.raises(InputError, match="schema version 99 and this program writes 1"):
+        read_ledger(store)

@@ -1,0 +1,108 @@
+"""The command line without Ray: plans, dry runs, and every mistake in one line, exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator import sweep
+from trainers.results import ResultStore
+
+TINY_STUDY = """
+dataset: digits
+samples_per_class: 6
+model: resnet18
+model_kwargs: {channels: [4, 4, 8, 8]}
+loss: [ce, bce]
+optimizer: sgd
+batch_size: 16
+epochs: 2
+"""
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(TINY_STUDY)
+    (tmp_path / "broken.yaml").write_text("dataset: digits\nloss: [ce\n")
+    (tmp_path / "empty.yaml").write_text(TINY_STUDY.replace("[ce, bce]", "[]"))
+    (tmp_path / "mnist.yaml").write_text(TINY_STUDY.replace("dataset: digits", "dataset: mnist"))
+    (tmp_path / "a_file").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--study", "digitz"], "'digitz' is not a known study; did you mean 'digits'?"),
+        (["--study", "broken.yaml"], "broken.yaml, line 3: malformed YAML"),
+        (["--study", "empty.yaml"], "empty.yaml: loss is an axis without values"),
+        (["--set", "los=ce"], "--set: 'los' is not a known field; did you mean 'loss'?"),
+        (["--set", "loss=bec"], "loss='bec' is not a known loss; did you mean 'bce'?"),
+        (["--set", "dataset=digit"], "dataset='digit' is not a known dataset"),
+        (["--set", "model=resnet81"], "model='resnet81' is not a known model"),
+        (["--set", "optimizer=sdg"], "optimizer='sdg' is not a known optimizer"),
+        (["--set", "lambda_b=-1"], "lambda_b=-1 must be greater than or equal to 0"),
+        (["--set", "loss=[]"], "loss is an axis without values"),
+        (["--set", "loss"], "--set loss: write it as key=value"),
+        (["--set", "loss=[ce"], "--set loss=[ce, line 1: malformed YAML"),
+        (["--results", "a_file"], "--results a_file can't be written"),
+        (["--results", "a_file/deeper"], "can't be written"),
+        (["--study", "mnist.yaml", "--no-download"], "MNIST can't be read from"),
+        (["--limit", "0"], "--limit 0 must be at least 1"),
+        (["--epochs", "-3"], "--epochs -3 must be at least 1"),
+        (["--limit", "many"], "argument --limit: invalid int value: 'many'"),
+        (["--frobnicate"], "unrecognized arguments: --frobnicate"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    argv: list[str], message: str, somewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(somewhere.rglob("*"))
+    if "--study" not in argv:
+        argv = ["--study", "tiny.yaml", *argv]
+    try:
+        code = sweep.main(argv)
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("error: ")
+    assert message in error
+    assert sorted(path for path in somewhere.rglob("*")) == before
+
+
+def test_a_dry_run_shows_the_plan_and_touches_nothing(
+    somewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(somewhere.rglob("*"))
+    assert sweep.main(["--study", "tiny.yaml", "--seeds", "0", "1", "--dry-run"]) == 0
+    out = capsys.readouterr().out
+    assert "4 trials, 0 done, 4 to run" in out
+    assert out.count(" new ") == 4
+    assert "estimated wall time: unknown; no finished trial of this kind" in out
+    assert sorted(somewhere.rglob("*")) == before
+
+
+def test_a_plan_of_several_studies_holds_common_trials_once() -> None:
+    args = sweep.parse_args(["--study", "bias_decay", "--study", "full", "--limit", "30"])
+    plan = sweep.make_plan(args, ResultStore("results"))
+    assert len(plan.trials) == 30
+    assert set(plan.studies) == {"bias_decay", "full"}
+    assert len(plan.studies["bias_decay"]) == 24
+
+
+def test_a_second_sweep_into_the_same_results_is_refused(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with ResultStore("results").lock(".sweep.lock", wait=False):
+        assert sweep.main(["--study", "tiny.yaml"]) == 2
+    assert "another sweep is running into" in capsys.readouterr().err
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--version", "--help"):
+        with pytest.raises(SystemExit) as end:
+            sweep.main([option])
+        assert end.value.code == 0
+    assert "python orchestrator/sweep.py --study ufm" in capsys.readouterr().out
