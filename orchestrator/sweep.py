@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.markdown import Markdown
 
 from analysis.schema import SCHEMA_VERSION
 from orchestrator import schedule
@@ -318,7 +319,7 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         if fmt == "markdown":
-            console.print(text, highlight=False, soft_wrap=True, markup=False)
+            show_tables(text, console)
     drawn = 0
     for number in figures.NUMBERS:
         for name, figure in figures.build_figures(results, number):
@@ -329,6 +330,14 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
         "figures": f"{folder / 'figures'} ({drawn})" if drawn else "none of these trials has one",
         "theory": f"python -m analysis.theory --results {shlex.quote(store.location)}",
     }
+
+
+def show_tables(markdown: str, console: Console) -> None:
+    """Tables drawn to the width of a terminal; as they are in a log."""
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        console.print(markdown, highlight=False, soft_wrap=True, markup=False)
 
 
 def sweep(args: argparse.Namespace, console: Console) -> int:

@@ -6,7 +6,7 @@ from torch import Tensor, optim
 
 from trainers.config import TrialConfig
 
-STEP_AT = (0.3, 0.6, 0.8)  # of all epochs: 30, 60 and 80 of the paper's 100
+STEP_AT = (30, 60, 80)  # percent of all epochs: the paper's 30, 60 and 80 of 100
 STEP_FACTOR = 0.2
 COSINE_END = 1e-5
 
@@ -15,7 +15,7 @@ def learning_rate(config: TrialConfig, epoch: int) -> float:
     """The learning rate of an epoch (1-based); it changes between epochs only."""
     assert config.lr is not None
     if config.schedule == "step":
-        passed = sum(epoch > fraction * config.epochs for fraction in STEP_AT)
+        passed = sum(100 * epoch > percent * config.epochs for percent in STEP_AT)
         return config.lr * STEP_FACTOR**passed
     if config.schedule == "cosine":
         progress = (epoch - 1) / max(config.epochs - 1, 1)

@@ -28,6 +28,33 @@ epochs: 8
 regularizer: global
 augment: da1+da2
 """
+PLUGIN = """
+import numpy as np
+from torch.nn.functional import cross_entropy
+from trainers.datasets import Splits, register_dataset
+from trainers.registry import register_loss
+
+@register_loss("my_loss")
+def my_loss(logits, targets, scale=1.0):
+    return scale * cross_entropy(logits, targets)
+
+@register_dataset("my_data", num_classes=2, image_size=8, mean=(0.5,) * 3, std=(0.25,) * 3)
+def my_data(data_dir, download):
+    labels = np.arange(20) % 2
+    images = np.full((20, 8, 8, 3), 50, np.uint8) + (100 * labels[:, None, None, None]).astype("u1")
+    return Splits(images, labels, images, labels)
+"""
+PLUGIN_STUDY = """
+plugins: [my_module]
+dataset: my_data
+model: resnet18
+model_kwargs: {channels: [4, 4, 8, 8]}
+loss: my_loss
+loss_kwargs: {scale: 2.0}
+optimizer: sgd
+batch_size: 4
+epochs: 2
+"""
 TABLES = ("trials", "epochs", "scores", "features")
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -39,9 +66,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def start(home: Path, name: str, *argv: str) -> subprocess.Popen[str]:
+def start(home: Path, name: str, *argv: str, study: str = "study.yaml") -> subprocess.Popen[str]:
     """A sweep into `home/name`, as a user starts it, in a session of its own."""
-    command = [sys.executable, str(ROOT / "orchestrator" / "sweep.py"), "--study", "study.yaml"]
+    command = [sys.executable, str(ROOT / "orchestrator" / "sweep.py"), "--study", study]
     return subprocess.Popen(
         [*command, "--results", name, "--address", "local", *argv],
         cwd=home,
@@ -204,3 +231,12 @@ def test_a_bad_trial_is_one_bad_trial(home: Path) -> None:
     assert "--rerun diverged" in out
     statuses = sorted(row["status"] for row in rows(home / "bad")["trials"])
     assert statuses == ["diverged", "diverged", "finished", "finished"]
+
+
+def test_a_users_own_loss_and_dataset(home: Path) -> None:
+    (home / "my_module.py").write_text(PLUGIN)
+    (home / "mine.yaml").write_text(PLUGIN_STUDY)
+    finish(start(home, "mine", study="mine.yaml"))
+    (trial,) = pq.read_table(home / "mine" / "trials").to_pylist()
+    assert (trial["status"], trial["loss"], trial["num_train"]) == ("finished", "my_loss", 20)
+    assert trial["loss_kwargs"] == '{"scale": 2}'
