@@ -11,13 +11,23 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.cells import measured_trials, theory_trials
+import pandas as pd
+
+from analysis.cells import FINISHED, UFM, measured_trials, theory_trials
 from analysis.load import Results, ResultsError, load_results
 from analysis.minima import Minimum, alpha_bias, minimum, theorem2_point
 from analysis.render import EXTENSIONS, Table, render_tables
-from analysis.theory_table import theory_table
+from analysis.theory_table import setting_of, theory_table
 
-__all__ = ["Minimum", "alpha_bias", "build_table", "main", "minimum", "theorem2_point"]
+__all__ = [
+    "Minimum",
+    "alpha_bias",
+    "build_table",
+    "main",
+    "minimum",
+    "theorem2_point",
+    "ufm_agreement",
+]
 
 _FORMATS = ("markdown", "csv", "json")
 
@@ -25,6 +35,25 @@ _FORMATS = ("markdown", "csv", "json")
 def build_table(results: Results) -> Table:
     """Measured values, the minimum and Theorem 2's point, by cell; no rows if no trial fits."""
     return theory_table(theory_trials(measured_trials(results)))
+
+
+def ufm_agreement(results: Results, *, within: float = 0.01) -> tuple[int, int]:
+    """How many finished `ufm` trials end at the minimum of Eq. (3), and how many there are.
+
+    At the minimum: both mean scores, and for BCE the mean bias, within that relative deviation.
+    CE's bias is left out: it has no unique minimum without decay, and hardly moves with little.
+    """
+    trials = theory_trials(measured_trials(results))
+    trials = trials[(trials["model"] == UFM) & (trials["status"] == FINISHED)]
+    return sum(_is_at_minimum(trial, within) for _, trial in trials.iterrows()), len(trials)
+
+
+def _is_at_minimum(trial: pd.Series, within: float) -> bool:
+    point = setting_of(trial).minimum()
+    pairs = [(trial["s_pos_mean_train"], point.s_pos), (trial["s_neg_mean_train"], point.s_neg)]
+    if trial["loss"] == "bce":
+        pairs.append((trial["bias_mean"], point.bias))
+    return all(abs(value - target) <= within * abs(target) for value, target in pairs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

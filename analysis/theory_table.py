@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from analysis.cells import Block, Cell, blocks
@@ -99,7 +100,9 @@ def setting_of(trial: pd.Series) -> Setting:
     """The setting of one row of `cells.theory_trials`."""
     K = int(trial["num_classes"])
     lambdas = (float(trial[name]) for name in ("lambda_w", "lambda_h", "lambda_b"))
-    return Setting(str(trial["loss"]), K, float(trial["batch_size"]) / K, *lambdas)
+    # A batch can't hold more than there is; a trial without a row of its own has no num_train.
+    batch = np.fmin(float(trial["batch_size"]), float(trial["num_train"]))
+    return Setting(str(trial["loss"]), K, float(batch) / K, *lambdas)
 
 
 def theory_table(trials: pd.DataFrame) -> Table:

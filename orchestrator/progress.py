@@ -1,4 +1,4 @@
-"""What the terminal shows while a sweep runs, and its summary."""
+"""What the terminal shows while a sweep runs."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -116,9 +116,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def summary(facts: Mapping[str, str]) -> str:
-    """The lines at the end of a sweep. Never wrapped: commands are there to be copied."""
-    width = max(map(len, facts))
-    return "\n".join(f"{key:{width}}  {value}" for key, value in facts.items())

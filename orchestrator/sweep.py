@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
-from rich.markdown import Markdown
 
 from analysis.schema import SCHEMA_VERSION
 from orchestrator import schedule
 from orchestrator.ledger import Ledger, forget, read_ledger
-from orchestrator.progress import SweepProgress, duration, summary
+from orchestrator.progress import SweepProgress, duration
 from orchestrator.study import expand, load_study, override, parse_yaml, plan_yaml
+from orchestrator.summary import in_lines, write_analysis
 from orchestrator.tracking import Mirror
 from trainers.config import TrialConfig
 from trainers.datasets import DATASETS
@@ -300,44 +300,8 @@ def show_summary(
         facts["next"] = rerun_command(args.argv, "--rerun", kind)
     else:
         facts["next"] = f"python -m analysis.tables --results {shlex.quote(args.results)}"
-    print(summary(facts))  # also with --quiet
+    print(in_lines(facts))  # also with --quiet
     return SOME_FAILED if bad else OK
-
-
-def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
-    """Tables and figures of everything in the store; where they are."""
-    from analysis import drawing, figures, tables
-    from analysis.load import load_results
-    from analysis.render import render_tables
-
-    folder = Path(store.root if store.is_local else "report")
-    results = load_results(store.location)
-    for fmt, suffix in (("markdown", "md"), ("latex", "tex")):
-        built = tables.build_tables(results, tables.NUMBERS, allow_partial=True)
-        text = render_tables([table for table in built if table.rows], fmt)
-        path = folder / "tables" / f"tables.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        if fmt == "markdown":
-            show_tables(text, console)
-    drawn = 0
-    for number in figures.NUMBERS:
-        for name, figure in figures.build_figures(results, number):
-            drawing.save(figure, folder / "figures" / f"{name}.png")
-            drawn += 1
-    return {
-        "tables": str(folder / "tables"),
-        "figures": f"{folder / 'figures'} ({drawn})" if drawn else "none of these trials has one",
-        "theory": f"python -m analysis.theory --results {shlex.quote(store.location)}",
-    }
-
-
-def show_tables(markdown: str, console: Console) -> None:
-    """Tables drawn to the width of a terminal; as they are in a log."""
-    if console.is_terminal:
-        console.print(Markdown(markdown))
-    else:
-        console.print(markdown, highlight=False, soft_wrap=True, markup=False)
 
 
 def sweep(args: argparse.Namespace, console: Console) -> int:

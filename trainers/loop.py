@@ -137,7 +137,7 @@ class Trainer:
             bias_mean,
             float(weight.square().sum()),
             num_classes=num_classes,
-            n=self.config.batch_size / num_classes,
+            n=min(self.config.batch_size, len(self.data.train)) / num_classes,
             **self._lambdas,
         )
 

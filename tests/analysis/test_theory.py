@@ -98,3 +98,13 @@ def test_nothing_to_compare(
     assert "--study neural_collapse" in capsys.readouterr().err
     assert theory.main(["--results", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_agreement_counts_ufm_trials_at_the_minimum(store: Store) -> None:
+    ufm = {**COLLAPSE, "model": "ufm", "dataset": "labels"}
+    at = {**BCE, "s_pos_mean_train": 7.81, "s_neg_mean_train": -2.052, "bias_mean": 3.578}
+    store.add(ufm, at, loss="bce")
+    store.add(ufm, {**at, "bias_mean": 3.62}, loss="bce", seed=1)  # 1.2 % off
+    store.add(ufm, {**at, "s_pos_mean_train": 5.68, "s_neg_mean_train": -0.63}, bias_init_mean=9.0)
+    store.add(COLLAPSE, at, loss="bce", seed=3)  # a network's, not counted
+    assert theory.ufm_agreement(load_results(store.root)) == (2, 3)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from orchestrator.progress import SweepProgress, describe, duration, summary
+from orchestrator.progress import SweepProgress, describe, duration
+from orchestrator.summary import in_lines
 from trainers.config import TrialConfig
 
 Tiny = Callable[..., TrialConfig]
@@ -57,7 +58,7 @@ def test_trials_are_told_apart_by_what_differs_from_the_recipe(tiny: Tiny) -> No
 
 def test_a_summary_never_breaks_a_command() -> None:
     command = "mlflow ui --backend-store-uri sqlite:////" + "deep/" * 30
-    assert summary({"a": "1", "mlflow": command}).splitlines() == [
+    assert in_lines({"a": "1", "mlflow": command}).splitlines() == [
         "a       1",
         f"mlflow  {command}",
     ]
