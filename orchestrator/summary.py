@@ -1,5 +1,6 @@
 """What a sweep leaves at its end: tables, figures, and a few lines that say where they are."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,10 +35,11 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
         for name, figure in figures.build_figures(results, number):
             drawing.save(figure, folder / "figures" / f"{name}.png")
             drawn += 1
+    place = shlex.quote(store.location)
     return {
         "tables": str(folder / "tables"),
         "figures": f"{folder / 'figures'} ({drawn})" if drawn else "none of these trials has one",
-        "theory": f"{_agreement(results)}python -m analysis.theory --results {store.location}",
+        "theory": f"{_agreement(results)}python -m analysis.theory --results {place}",
     }
 
 

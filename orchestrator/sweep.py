@@ -321,6 +321,7 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
             f"{', '.join(plan.studies)}: {len(plan.trials)} trials, {plan.done} done before, "
             f"{len(plan.to_do)} to run, into {args.results}",
             highlight=False,
+            soft_wrap=True,
         )
         started = time.monotonic()
         if plan.to_do:
