@@ -60,10 +60,11 @@ class SweepProgress:
         config = self._trials[trial_id]
         self._epochs[trial_id] = config.epochs
         reason = f" ({trial['reason']})" if trial["reason"] else ""
+        wall = f" [dim]{trial['wall_s']:.0f} s[/]" if trial.get("wall_s") is not None else ""
         self._console.print(
             f"{MARKS[status]} [dim]{len(self._ended):>{len(str(len(self._trials)))}}"
             f"/{len(self._trials)}[/] {trial_id} {describe(config)}"
-            f" [dim]{trial['wall_s']:.0f} s[/]{reason}",
+            f"{wall}{reason}",
             highlight=False,
             soft_wrap=True,
         )

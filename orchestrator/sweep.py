@@ -31,6 +31,14 @@ from trainers.registry import InputError, load_plugins
 from trainers.results import ResultStore
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+LEAST = {
+    "limit": 1,
+    "epochs": 1,
+    "max_concurrent": 1,
+    "retries": 0,
+    "cpus_per_worker": 0.01,  # Ray counts in ten-thousandths
+    "gpus_per_worker": 0,
+}
 EXAMPLES = """examples:
   python orchestrator/sweep.py                          the digits study, into results/
   python orchestrator/sweep.py --study ufm --dry-run    what would run, and for how long
@@ -109,7 +117,8 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
     trials: dict[str, TrialConfig] = {}
     studies: dict[str, list[TrialConfig]] = {}
     plugins: list[str] = []
-    sys.path.insert(0, os.getcwd())  # a user's plugins lie where they work
+    if os.getcwd() not in sys.path:  # a user's plugins lie where they work
+        sys.path.insert(0, os.getcwd())
     for name in args.study:
         study = load_study(name)
         load_plugins(study.plugins)
@@ -119,17 +128,17 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
         new = [i for i in planned if i not in trials][:room]
         trials |= {i: planned[i] for i in new}
         kept = [config for i, config in planned.items() if i in trials]
-        if kept:
-            studies[study.name] = kept
+        if kept:  # two files may bear one name
+            studies[study.name] = studies.get(study.name, []) + kept
     ledger = read_ledger(store)
     return Plan(studies, trials, ledger.to_do(trials, args.rerun), ledger, plugins)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    for name in ("limit", "epochs", "max_concurrent"):
+    for name, least in LEAST.items():
         value = getattr(args, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} {value} must be at least 1")
+        if value is not None and not value >= least:
+            raise InputError(f"--{name.replace('_', '-')} {value:g} must be at least {least:g}")
     settings: dict[str, Any] = {}
     for text in args.settings:
         key, equals, value = text.partition("=")
@@ -188,7 +197,14 @@ def _estimate(plan: Plan, slots: int) -> str:
 class Listener:
     """Passes what workers report on to the terminal and to MLflow."""
 
-    def __init__(self, store: ResultStore, progress: SweepProgress, mirror: Mirror | None) -> None:
+    def __init__(
+        self,
+        trials: Mapping[str, TrialConfig],
+        store: ResultStore,
+        progress: SweepProgress,
+        mirror: Mirror | None,
+    ) -> None:
+        self._trials = trials
         self._store = store
         self._progress = progress
         self._mirror = mirror
@@ -208,9 +224,8 @@ class Listener:
     def lost(self, trial_id: str, reason: str) -> None:
         """Record a trial whose worker died each time: it could not do so itself."""
         rows = self._store.read_rows("trials", trial_id)
-        if not rows:
-            raise RuntimeError(f"{trial_id}: no worker could start it: {reason}")
-        trial = rows[0] | {"status": "failed", "reason": f"its worker died each time: {reason}"}
+        trial = rows[0] if rows else {"trial_id": trial_id, **self._trials[trial_id].row()}
+        trial |= {"status": "failed", "reason": f"its worker died each time: {reason}"}
         self._store.write_rows("trials", trial_id, [trial])
         self.ended(trial)
 
@@ -238,7 +253,7 @@ def run_plan(
                 args.cpus_per_worker, args.gpus_per_worker, args.max_concurrent, args.retries
             ),
             capacity=capacity,
-            listener=Listener(store, progress, mirror),
+            listener=Listener(to_do, store, progress, mirror),
         )
     if mirror and mirror.error:
         console.print(f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not")

@@ -184,15 +184,14 @@ def run_trial(
     """
     with store.lock(CHECKPOINTS, f".{config.trial_id}.lock", wait=True):
         before = store.read_rows("trials", config.trial_id)
-        if (
-            before and before[0]["status"] == "finished"
-        ):  # by another process, while this one waited
+        if before and before[0]["status"] == "finished":  # by whom this one waited for
             for row in store.read_rows("epochs", config.trial_id):
                 report(row)
             return before[0]
         attempt = _Attempt(config, store, before[0] if before else {})
         attempt.write("running")
         try:
+            attempt.restore()
             trainer = attempt.start(data_dir=data_dir, download=download, report=report)
             attempt.run(trainer, report)
             attempt.finish(trainer)
@@ -215,8 +214,8 @@ class _Attempt:
         self.config = config
         self.store = store
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.state = checkpoint.load(store, config.trial_id)
-        self.started = time.perf_counter() - self.state.wall_s
+        self.state = checkpoint.State(config.trial_id)
+        self.started = time.perf_counter()
         self.row: Row = {
             "trial_id": config.trial_id,
             **config.row(),
@@ -226,6 +225,11 @@ class _Attempt:
             "started_at": before.get("started_at") or datetime.now(UTC),
             "attempts": (before.get("attempts") or 0) + 1,
         }
+
+    def restore(self) -> None:
+        """Take up the newest checkpoint. Raises ValueError if it is not this trial's."""
+        self.state = checkpoint.load(self.store, self.config.trial_id)
+        self.started -= self.state.wall_s
 
     def start(self, *, data_dir: Path, download: bool, report: Callable[[Row], None]) -> Trainer:
         """Build what is trained, as it was after the last epoch in the checkpoint."""

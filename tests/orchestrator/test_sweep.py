@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from orchestrator import sweep
+from orchestrator.progress import SweepProgress
 from trainers.results import ResultStore
 
 TINY_STUDY = """
@@ -50,6 +52,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--study", "mnist.yaml", "--no-download"], "MNIST can't be read from"),
         (["--limit", "0"], "--limit 0 must be at least 1"),
         (["--epochs", "-3"], "--epochs -3 must be at least 1"),
+        (["--cpus-per-worker", "-1"], "--cpus-per-worker -1 must be at least 0.01"),
+        (["--retries", "-1"], "--retries -1 must be at least 0"),
         (["--limit", "many"], "argument --limit: invalid int value: 'many'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),
     ],
@@ -90,6 +94,26 @@ def test_a_plan_of_several_studies_holds_common_trials_once() -> None:
     assert len(plan.trials) == 30
     assert set(plan.studies) == {"bias_decay", "full"}
     assert len(plan.studies["bias_decay"]) == 24
+
+
+def test_two_files_of_one_name_are_both_planned(somewhere: Path) -> None:
+    (somewhere / "other").mkdir()
+    (somewhere / "other" / "tiny.yaml").write_text(TINY_STUDY.replace("sgd", "adamw"))
+    args = sweep.parse_args(["--study", "tiny.yaml", "--study", "other/tiny.yaml"])
+    plan = sweep.make_plan(args, ResultStore("results"))
+    assert len(plan.studies["tiny"]) == len(plan.trials) == 4
+
+
+def test_a_trial_that_no_worker_could_start_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
+    store = ResultStore("results")
+    plan = sweep.make_plan(sweep.parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
+    with SweepProgress(plan.trials, console=Console()) as progress:
+        listener = sweep.Listener(plan.trials, store, progress, None)
+        listener.lost(plan.to_do[0], "no such package")
+    (row,) = store.read_rows("trials", plan.to_do[0])
+    assert (row["status"], row["loss"]) == ("failed", "ce")
+    assert row["reason"] == "its worker died each time: no such package"
+    assert "no such package" in capsys.readouterr().out
 
 
 def test_a_second_sweep_into_the_same_results_is_refused(

@@ -77,10 +77,11 @@ def test_resume_after_any_epoch_changes_no_bit(
 
 KILLED = """
 import sys
-from pathlib import Path
+import torch
 from trainers.config import TrialConfig
 from trainers.loop import run_trial
 from trainers.results import ResultStore
+torch.set_num_threads(1)  # as the tests have it: bits depend on it
 config = TrialConfig.model_validate_json(sys.argv[1])
 run_trial(config, lambda row: print("epoch", flush=True), store=ResultStore(sys.argv[2]))
 """
@@ -222,3 +223,7 @@ def test_a_checkpoint_of_another_trial_is_refused(tiny: Tiny, store: ResultStore
     store.write_bytes(data, CHECKPOINTS, other.trial_id, "epoch_000001.pt")
     with pytest.raises(ValueError, match=f"is of trial {one.trial_id}"):
         checkpoint.load(store, other.trial_id)
+    run(other, store)
+    trial = stored(store, other)["trials"][0]
+    assert trial["status"] == "failed"
+    assert f"is of trial {one.trial_id}" in trial["reason"]
