@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis import collapse_figure, score_figure
 from analysis.cells import FINISHED, Block, blocks, collapse_trials, measured_trials, theory_trials
+from analysis.command_line import Parser
 from analysis.drawing import save
 from analysis.load import Results, ResultsError, load_results
 
@@ -94,7 +95,7 @@ def _write(results: Results, number: int, out: Path, fmt: str) -> int:
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis.figures", description="The paper's figures from your results."
     )
     parser.add_argument("--results", default="results", help="folder or URI (default: results)")

@@ -19,6 +19,7 @@ from analysis.cells import (
     left_out_trials,
     measured_trials,
 )
+from analysis.command_line import Parser
 from analysis.gaps import GapError, refuse_gaps
 from analysis.generalization_table import TITLES, generalization_table
 from analysis.load import Results, ResultsError, load_results
@@ -136,7 +137,7 @@ def _emit(tables: Sequence[Table], fmt: str, out: Path | None) -> None:
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis.tables", description="The paper's tables from your results."
     )
     parser.add_argument("--results", default="results", help="folder or URI (default: results)")

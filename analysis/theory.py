@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.cells import FINISHED, UFM, measured_trials, theory_trials
+from analysis.command_line import Parser
 from analysis.load import Results, ResultsError, load_results
 from analysis.minima import Minimum, alpha_bias, minimum, theorem2_point
 from analysis.render import EXTENSIONS, Table, render_tables
@@ -90,7 +91,7 @@ def _emit(table: Table, fmt: str, out: Path | None) -> None:
 
 
 def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m analysis.theory",
         description="The minimum of Eq. (3) and Theorem 2's point beside measured values.",
     )

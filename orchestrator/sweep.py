@@ -25,6 +25,7 @@ from orchestrator.progress import SweepProgress, duration
 from orchestrator.study import expand, load_study, override, parse_yaml, plan_yaml
 from orchestrator.summary import in_lines, write_analysis
 from orchestrator.tracking import Mirror
+from trainers.command_line import Parser
 from trainers.config import TrialConfig
 from trainers.datasets import DATASETS
 from trainers.registry import InputError, load_plugins
@@ -46,15 +47,6 @@ EXAMPLES = """examples:
   python orchestrator/sweep.py --set epochs=5 --set 'loss=[ce, bce]' --limit 4
   python orchestrator/sweep.py --study my_study.yaml --results s3://bucket/run1
 """
-
-
-class Parser(argparse.ArgumentParser):
-    """Answers a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say what is wrong and leave with exit code 2."""
-        print(f"error: {message}; see --help", file=sys.stderr)
-        raise SystemExit(BAD_INPUT)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from trainers.command_line import Parser
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore
@@ -16,7 +17,7 @@ OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(prog="trainers.train", description=__doc__)
+    parser = Parser(prog="python -m trainers.train", description=__doc__)
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="JSON", help="the fields of a trial")
     add("--results", default="results", metavar="PATH_OR_URI", help="default: results")

@@ -1,0 +1,59 @@
+"""One trial from the command line, without Ray."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TINY
+from trainers.config import TrialConfig
+from trainers.results import ResultStore
+from trainers.train import main
+
+
+@pytest.fixture(autouse=True)
+def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trial.json").write_text(json.dumps(TINY))
+    (tmp_path / "bad.json").write_text(json.dumps({**TINY, "loss": "bec"}))
+    (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "broken.json").write_text("{")
+    return tmp_path
+
+
+def test_a_trial_is_trained_and_stored(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--config", "trial.json", "--results", "out"]) == 0
+    out = capsys.readouterr().out
+    trial_id = TrialConfig.parse(TINY).trial_id
+    assert out.startswith(trial_id)
+    assert out.count("\nepoch ") == 3
+    assert "finished after" in out
+    assert len(ResultStore("out").read_rows("epochs", trial_id)) == 3
+
+
+def test_a_trial_that_diverges_says_so(somewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (somewhere / "wild.json").write_text(json.dumps({**TINY, "lr": 1e30}))
+    assert main(["--config", "wild.json"]) == 1
+    assert "diverged after" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--config", "nothing.json"], "--config nothing.json can't be read"),
+        (["--config", "broken.json"], "--config broken.json can't be read"),
+        (["--config", "list.json"], "must hold an object of fields, not [1]"),
+        (["--config", "bad.json"], "bad.json: loss='bec' is not a known loss; did you mean 'bce'?"),
+        (["--config", "trial.json", "--results", "bad.json"], "can't be written"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(
+    argv: list[str], message: str, somewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(somewhere.rglob("*"))
+    assert main(argv) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+    assert message in error
+    assert sorted(somewhere.rglob("*")) == before
