@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from trainers.config import TrialConfig
@@ -59,7 +60,7 @@ class SweepProgress:
         self._ended[trial_id] = status
         config = self._trials[trial_id]
         self._epochs[trial_id] = config.epochs
-        reason = f" ({trial['reason']})" if trial["reason"] else ""
+        reason = f" ({escape(trial['reason'])})" if trial["reason"] else ""
         wall = f" [dim]{trial['wall_s']:.0f} s[/]" if trial.get("wall_s") is not None else ""
         self._console.print(
             f"{MARKS[status]} [dim]{len(self._ended):>{len(str(len(self._trials)))}}"

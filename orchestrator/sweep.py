@@ -157,7 +157,7 @@ def show_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
     for i, config in plan.trials.items():
         state = plan.ledger.status(i) or "new"
         axes = " ".join(f"{k}={v}" for k, v in config.row().items() if v is not None)
-        console.print(f"{i} {state:9} {axes}", highlight=False, soft_wrap=True)
+        console.print(f"{i} {state:9} {axes}", highlight=False, markup=False, soft_wrap=True)
     gpus = "a whole GPU if there is one"
     if args.gpus_per_worker is not None:
         gpus = f"{args.gpus_per_worker:g} GPU"
@@ -166,7 +166,7 @@ def show_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
         f"each takes {args.cpus_per_worker:g} CPU and {gpus}",
         _estimate(plan, slots=os.cpu_count() or 1),
     ):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _estimate(plan: Plan, slots: int) -> str:
@@ -222,10 +222,8 @@ class Listener:
         self.ended(trial)
 
 
-def run_plan(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console
-) -> SweepProgress:
-    """Train what is left to do. Returns the progress, which knows how trials ended."""
+def run_plan(plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console) -> None:
+    """Train what is left to do. How each trial ended is in the store by then."""
     if args.rerun == "all":
         forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
     to_do = {i: plan.trials[i] for i in plan.to_do}
@@ -248,8 +246,8 @@ def run_plan(
             listener=Listener(to_do, store, progress, mirror),
         )
     if mirror and mirror.error:
-        console.print(f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not")
-    return progress
+        line = f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _job(config: TrialConfig, plan: Plan, args: argparse.Namespace, store: ResultStore) -> Any:
@@ -301,7 +299,8 @@ def show_summary(
     if not args.no_mlflow:
         facts["mlflow"] = f"mlflow ui --backend-store-uri {tracking_uri(args, store)}"
     for trial_id, row in bad.items():
-        console.print(f"{trial_id} {row['status']}: {row['reason']}", highlight=False)
+        line = f"{trial_id} {row['status']}: {row['reason']}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if bad:
         kind = "failed" if ended["failed"] else "diverged"
         facts["next"] = rerun_command(args.argv, "--rerun", kind)
@@ -328,6 +327,7 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
             f"{', '.join(plan.studies)}: {len(plan.trials)} trials, {plan.done} done before, "
             f"{len(plan.to_do)} to run, into {args.results}",
             highlight=False,
+            markup=False,
             soft_wrap=True,
         )
         started = time.monotonic()

@@ -17,15 +17,21 @@ def test_a_log_gets_a_line_for_each_trial_that_ends(tiny: Tiny) -> None:
     out = io.StringIO()
     trials = {c.trial_id: c for c in (tiny(seed=0), tiny(seed=1))}
     first, second = trials
+    reason = "OSError: [Errno 28] full " * 9
     with SweepProgress(trials, console=Console(file=out, width=80)) as progress:
         progress.rows(first, [{"epoch": 1, "samples_per_s": 10.0, "train_s": 1.0}])
         progress.ended({"trial_id": first, "status": "finished", "reason": None, "wall_s": 2.4})
         progress.ended(
-            {"trial_id": second, "status": "diverged", "reason": "the loss " * 20, "wall_s": 1.0}
+            {
+                "trial_id": second,
+                "status": "diverged",
+                "reason": "OSError: [Errno 28] full " * 9,
+                "wall_s": 1.0,
+            }
         )
     assert out.getvalue().splitlines() == [
         f"✓ 1/2 {first} digits resnet18 bce sgd seed=0 2 s",
-        f"✗ diverged 2/2 {second} digits resnet18 bce sgd seed=1 1 s ({'the loss ' * 20})",
+        f"✗ diverged 2/2 {second} digits resnet18 bce sgd seed=1 1 s ({reason})",
     ]
 
 
