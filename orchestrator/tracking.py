@@ -12,13 +12,15 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
+from analysis.schema import EPOCHS
 from trainers.config import TrialConfig
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MARKER: Final = "train_loss"  # every row has it: its history tells which epochs are in a run
-MAX_BATCH: Final = 1000  # metrics that MLflow takes in one request
+# MLflow takes 1,000 metrics in a request, and a row has as many as the table has columns.
+ROWS_PER_BATCH: Final = 1000 // len(EPOCHS)
 TAGS: Final = ("status", "reason", "git_commit", "version_torch", "device")
 ENDINGS: Final = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
 NOT_METRICS: Final = ("trial_id", "epoch")
@@ -124,12 +126,13 @@ class _Run:
 
         now_ms = int(time.time() * 1000)
         new = [row for row in rows if row["epoch"] not in self._epochs]
-        metrics = [
-            Metric(key, value, now_ms, row["epoch"])
-            for row in new
-            for key, value in row.items()
-            if key not in NOT_METRICS and value is not None and math.isfinite(value)
-        ]
-        for start in range(0, len(metrics), MAX_BATCH):
-            client.log_batch(self.run_id, metrics=metrics[start : start + MAX_BATCH])
-        self._epochs |= {row["epoch"] for row in new}
+        for start in range(0, len(new), ROWS_PER_BATCH):  # an epoch is there whole or not at all
+            batch = new[start : start + ROWS_PER_BATCH]
+            metrics = [
+                Metric(key, value, now_ms, row["epoch"])
+                for row in batch
+                for key, value in row.items()
+                if key not in NOT_METRICS and value is not None and math.isfinite(value)
+            ]
+            client.log_batch(self.run_id, metrics=metrics)
+            self._epochs |= {row["epoch"] for row in batch}
