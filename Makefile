@@ -9,8 +9,10 @@ help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 sweep: $(VENV)/sweep.stamp  ## run the ufm and digits studies and print their tables
-	$(BIN)/python orchestrator/sweep.py --study ufm
-	$(BIN)/python orchestrator/sweep.py
+	status=0; \
+	$(BIN)/python orchestrator/sweep.py --study ufm || status=$$?; \
+	test $$status -gt 1 || $(BIN)/python orchestrator/sweep.py || status=$$?; \
+	echo "to type the commands above: source $(BIN)/activate"; exit $$status
 
 test: $(VENV)/dev.stamp  ## all tests that this machine can run
 	$(BIN)/python -m pytest

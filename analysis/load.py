@@ -126,7 +126,7 @@ def _read_file(store: _Store, file: str, schema: pa.Schema) -> pa.Table:
             table = parquet.read(use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise ResultsError(
-            f"{file} is not a whole Parquet file ({_one_line(error)}); delete it and "
+            f"{file} is not a whole Parquet file ({_one_line(error)}); delete "
             f"trials/{file.rpartition('/')[2]}, then run the sweep again: it trains that one anew"
         ) from error
     return _conform(table, schema, file)

@@ -67,7 +67,7 @@ def read_ledger(store: ResultStore) -> Ledger:
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(
             f"{store.location}/trials holds a file that can't be read "
-            f"({str(error).splitlines()[0]}); remove it and its trial runs again"
+            f"({' '.join(str(error).split())[:200]}); remove it and its trial runs again"
         ) from error
     return Ledger({row["trial_id"]: row for row in table.to_pylist()})
 

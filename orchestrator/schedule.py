@@ -7,6 +7,7 @@ that comes back finds its checkpoint in the store by its own id, so Tune's own a
 import _thread
 import logging
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ ENVIRONMENT: Final = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
 }
+CONNECT_S: Final = 5.0
 WATCH_EVERY_S: Final = 5.0
 DEAD_CHECKS: Final = 3  # in a row: a cluster whose head restarts is back before
 
@@ -57,6 +59,19 @@ class Resources:
     max_concurrent: int | None
     retries: int
 
+    def on(self, capacity: Mapping[str, float]) -> dict[str, float]:
+        """CPU and GPU of a trial on this cluster. Raises InputError if it can never be placed."""
+        gpus = self.gpus if self.gpus is not None else float(capacity.get("GPU", 0) > 0)
+        wanted = {"CPU": self.cpus, "GPU": gpus}
+        for name, amount in wanted.items():
+            there = capacity.get(name, 0)
+            if amount > there:
+                raise InputError(
+                    f"a trial wants {amount:g} {name} and the cluster has {there:g}; ask for less "
+                    f"with --{name.lower()}s-per-worker"
+                )
+        return wanted
+
 
 def connect(address: str | None) -> Mapping[str, float]:
     """Join the running Ray cluster, or start one inside this process; what it has to give.
@@ -65,6 +80,7 @@ def connect(address: str | None) -> Mapping[str, float]:
     """
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    _check_answers(address or os.environ.get("RAY_ADDRESS"))
     import ray
 
     try:
@@ -75,6 +91,20 @@ def connect(address: str | None) -> Mapping[str, float]:
             "--address local for one inside this process"
         ) from error
     return ray.cluster_resources()
+
+
+def _check_answers(address: str | None) -> None:
+    """Knock at host:port before Ray does, which would wait there for minutes."""
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or "/" in host or not port.isdigit():
+        return  # none, `local`, `auto` or ray://, which Ray looks up by itself
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(
+            f"no Ray cluster answers at {address} ({error}); start it, or use --address local "
+            "for one inside this process"
+        ) from error
 
 
 def disconnect() -> None:
@@ -96,14 +126,13 @@ def run(
 
     from trainers.ray_worker import train
 
-    gpus = resources.gpus if resources.gpus is not None else float(capacity.get("GPU", 0) > 0)
-    _check_fits({"CPU": resources.cpus, "GPU": gpus}, capacity)
+    wanted = resources.on(capacity)
     with (
         tempfile.TemporaryDirectory(prefix="tune_") as storage,  # nothing in it outlives the sweep
         _notice_the_end_of_the_cluster(),
     ):
         tune.Tuner(
-            tune.with_resources(train, {"cpu": resources.cpus, "gpu": gpus}),
+            tune.with_resources(train, {"cpu": wanted["CPU"], "gpu": wanted["GPU"]}),
             param_space={"job": tune.grid_search(list(jobs))},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
@@ -151,16 +180,6 @@ def _watch(over: threading.Event, lost: threading.Event) -> None:
             lost.set()
             _thread.interrupt_main()
             return
-
-
-def _check_fits(wanted: Mapping[str, float], capacity: Mapping[str, float]) -> None:
-    for name, amount in wanted.items():
-        there = capacity.get(name, 0)
-        if amount > there:
-            raise InputError(
-                f"a trial wants {amount:g} {name} and the cluster has {there:g}; ask for less "
-                f"with --{name.lower()}s-per-worker"
-            )
 
 
 def _trial_id(trial: "Trial") -> str:

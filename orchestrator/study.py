@@ -96,7 +96,8 @@ def parse_study(text: str, *, name: str, where: str) -> Study:
     base = {key: value for key, value in content.items() if key not in NOT_FIELDS}
     include = _blocks(content, "include", where)
     exclude = _blocks(content, "exclude", where)
-    for block in (base, *include, *exclude):
+    _check_block(base, where, NOT_FIELDS)
+    for block in (*include, *exclude):
         _check_block(block, where)
     plugins = content.get("plugins") or []
     if not isinstance(plugins, list):
@@ -112,10 +113,11 @@ def _blocks(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, 
     return blocks
 
 
-def _check_block(block: Grid, where: str) -> None:
+def _check_block(block: Grid, where: str, more: Sequence[str] = ()) -> None:
+    """`more`: what may be written beside a block's fields, to be suggested for a misspelt one."""
     for key, value in block.items():
         if key not in TrialConfig.model_fields:
-            known = sorted({*TrialConfig.model_fields, *NOT_FIELDS})
+            known = sorted({*TrialConfig.model_fields, *more})
             raise InputError(f"{where}: {unknown('field', str(key), known)}")
         if isinstance(value, list) and not value:
             raise InputError(f"{where}: {key} is an axis without values; give it at least one")
@@ -151,18 +153,3 @@ def _matches(config: TrialConfig, block: Grid) -> bool:
         getattr(config, key) in (value if isinstance(value, list) else [value])
         for key, value in block.items()
     )
-
-
-def plan_yaml(name: str, command: str, trials: Sequence[TrialConfig], schema_version: int) -> str:
-    """The grid as run, for `studies/<name>.yaml`: what all trials share, and what is each one's."""
-    rows = {config.trial_id: config.row() for config in trials}
-    first = next(iter(rows.values()))
-    fixed = {k: v for k, v in first.items() if all(row[k] == v for row in rows.values())}
-    content = {
-        "study": name,
-        "command": command,
-        "schema_version": schema_version,
-        "fixed": fixed,
-        "trials": {i: {k: v for k, v in row.items() if k not in fixed} for i, row in rows.items()},
-    }
-    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)

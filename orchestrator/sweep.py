@@ -18,11 +18,11 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
-from analysis.schema import SCHEMA_VERSION
 from orchestrator import schedule
 from orchestrator.ledger import Ledger, forget, read_ledger
+from orchestrator.plan_file import read_plan, rerun_command, write_plan
 from orchestrator.progress import SweepProgress, duration
-from orchestrator.study import expand, load_study, override, parse_yaml, plan_yaml
+from orchestrator.study import expand, load_study, override, parse_yaml
 from orchestrator.summary import in_lines, write_analysis
 from orchestrator.tracking import Mirror
 from trainers.command_line import Parser
@@ -32,6 +32,8 @@ from trainers.registry import InputError, load_plugins
 from trainers.results import ResultStore
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+ENDED = ("finished", "failed", "diverged")
+TRACKING_SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 LEAST = {
     "limit": 1,
     "epochs": 1,
@@ -222,30 +224,60 @@ class Listener:
         self.ended(trial)
 
 
-def run_plan(plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console) -> None:
+def run_plan(
+    plan: Plan,
+    args: argparse.Namespace,
+    store: ResultStore,
+    console: Console,
+    capacity: Mapping[str, float],
+    mirror: Mirror | None,
+) -> None:
     """Train what is left to do. How each trial ended is in the store by then."""
-    if args.rerun == "all":
+    if args.rerun == "all":  # only now: nothing that the user can get wrong comes after this
         forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
     to_do = {i: plan.trials[i] for i in plan.to_do}
-    study_of = {c.trial_id: name for name, configs in plan.studies.items() for c in configs}
-    with console.status("starting Ray"):
-        capacity = schedule.connect(args.address)
-    with ExitStack() as stack:
-        stack.callback(schedule.disconnect)
-        progress = stack.enter_context(SweepProgress(to_do, console=console))
-        mirror = None
-        if not args.no_mlflow:
-            trials = {i: (study_of[i], config) for i, config in to_do.items()}
-            mirror = stack.enter_context(Mirror(tracking_uri(args, store), trials))
+    with SweepProgress(to_do, console=console) as progress:
         schedule.run(
             [_job(config, plan, args, store) for config in to_do.values()],
-            resources=schedule.Resources(
-                args.cpus_per_worker, args.gpus_per_worker, args.max_concurrent, args.retries
-            ),
+            resources=_resources(args),
             capacity=capacity,
             listener=Listener(to_do, store, progress, mirror),
         )
-    if mirror and mirror.error:
+
+
+def _resources(args: argparse.Namespace) -> schedule.Resources:
+    return schedule.Resources(
+        args.cpus_per_worker, args.gpus_per_worker, args.max_concurrent, args.retries
+    )
+
+
+@contextmanager
+def cluster(args: argparse.Namespace, console: Console) -> Iterator[Mapping[str, float]]:
+    """What a cluster has to give, connected. Raises InputError unless a trial fits on it."""
+    with console.status("starting Ray"):
+        capacity = schedule.connect(args.address)
+    try:
+        _resources(args).on(capacity)
+        yield capacity
+    finally:
+        schedule.disconnect()
+
+
+@contextmanager
+def mirrored(
+    plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console
+) -> Iterator[Mirror | None]:
+    """MLflow, brought up to date with what finished before; None with --no-mlflow."""
+    if args.no_mlflow:
+        yield None
+        return
+    study_of = {c.trial_id: name for name, configs in plan.studies.items() for c in configs}
+    trials = {i: (study_of[i], config) for i, config in plan.trials.items()}
+    with Mirror(tracking_uri(args, store), trials) as mirror:
+        done = [i for i in plan.trials if plan.ledger.status(i) in ENDED and i not in plan.to_do]
+        mirror.catch_up(done, store.read_rows)
+        yield mirror
+    if mirror.error:
         line = f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -265,22 +297,16 @@ def _job(config: TrialConfig, plan: Plan, args: argparse.Namespace, store: Resul
 
 def tracking_uri(args: argparse.Namespace, store: ResultStore) -> str:
     """Where MLflow writes: what was asked for, else a file beside the results."""
-    if args.tracking_uri:
+    if args.tracking_uri is not None:
+        scheme, colon, _ = args.tracking_uri.partition(":")
+        if not colon or scheme.partition("+")[0] not in TRACKING_SCHEMES:
+            raise InputError(
+                f"--tracking-uri {args.tracking_uri!r} must begin with one of "
+                f"{', '.join(s + ':' for s in TRACKING_SCHEMES)}"
+            )
         return args.tracking_uri
     folder = store.root if store.is_local else os.getcwd()
     return f"sqlite:///{folder}/mlflow.db"
-
-
-def write_plans(plan: Plan, store: ResultStore, argv: Sequence[str]) -> None:
-    """Keep each study's grid as run beside its results: it tells what a table should hold."""
-    for name, configs in plan.studies.items():
-        text = plan_yaml(name, rerun_command(argv), configs, SCHEMA_VERSION)
-        store.write_bytes(text.encode(), "studies", f"{name}.yaml")
-
-
-def rerun_command(argv: Sequence[str], *more: str) -> str:
-    """What to type to run this sweep again."""
-    return shlex.join(("python", "orchestrator/sweep.py", *argv, *more))
 
 
 def show_summary(
@@ -307,7 +333,7 @@ def show_summary(
     else:
         facts["next"] = f"python -m analysis.tables --results {shlex.quote(args.results)}"
     print(in_lines(facts))  # also with --quiet
-    return SOME_FAILED if bad else OK
+    return OK if ended["finished"] == len(plan.trials) else SOME_FAILED
 
 
 def sweep(args: argparse.Namespace, console: Console) -> int:
@@ -318,11 +344,17 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
     if args.dry_run:
         show_plan(plan, args, console)
         return OK
+    tracking_uri(args, store)  # a wrong one, too, is found before anything is written
     check_data(plan, args)
-    with _only_sweep(store):
+    for name in plan.studies:
+        read_plan(store, name)
+    with ExitStack() as stack:
+        capacity = stack.enter_context(cluster(args, console)) if plan.to_do else {}
+        stack.enter_context(_only_sweep(store))
         plan = make_plan(args, store)  # again: another sweep may just have ended
         store.remove_leftovers()
-        write_plans(plan, store, args.argv)
+        for name, configs in plan.studies.items():
+            write_plan(store, name, configs, args.argv)
         console.print(
             f"{', '.join(plan.studies)}: {len(plan.trials)} trials, {plan.done} done before, "
             f"{len(plan.to_do)} to run, into {args.results}",
@@ -331,8 +363,9 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
             soft_wrap=True,
         )
         started = time.monotonic()
-        if plan.to_do:
-            run_plan(plan, args, store, console)
+        with mirrored(plan, args, store, console) as mirror:
+            if plan.to_do:
+                run_plan(plan, args, store, console, capacity, mirror)
         return show_summary(plan, args, store, console, time.monotonic() - started)
 
 

@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,6 +23,7 @@ MARKER: Final = "train_loss"  # every row has it: its history tells which epochs
 ROWS_PER_BATCH: Final = 1000 // len(EPOCHS)
 TAGS: Final = ("status", "reason", "git_commit", "version_torch", "device")
 ENDINGS: Final = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
+Read = Callable[[str, str], list[dict[str, Any]]]
 NOT_METRICS: Final = ("trial_id", "epoch")
 
 
@@ -46,6 +47,29 @@ class Mirror:
         """Log what is missing of a trial and close its run. Returns at once."""
         self._thread.submit(self._guarded, self._log, trial["trial_id"], list(rows), dict(trial))
 
+    def catch_up(self, ended: Iterable[str], read: Read) -> None:
+        """Log ended trials whose run is missing or still open: a killed driver left them so.
+
+        `read(table, trial_id)` gives their rows. Returns at once.
+        """
+        self._thread.submit(self._guarded, self._catch_up, list(ended), read)
+
+    def _catch_up(self, ended: list[str], read: Read) -> None:
+        if not ended:
+            return
+        client = self._connect()
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        closed, token = set[str](), None
+        while True:
+            page = client.search_runs(experiments, "status != 'RUNNING'", page_token=token)
+            closed |= {run.data.tags.get("trial_id", "") for run in page}
+            token = page.token
+            if not token:
+                break
+        for trial_id in ended:
+            if trial_id not in closed:
+                self._log(trial_id, read("epochs", trial_id), read("trials", trial_id)[0])
+
     def __enter__(self) -> "Mirror":
         return self
 
@@ -62,7 +86,7 @@ class Mirror:
             self.error = " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
     def _log(
-        self, trial_id: str, rows: list[Mapping[str, Any]], trial: dict[str, Any] | None
+        self, trial_id: str, rows: Sequence[Mapping[str, Any]], trial: dict[str, Any] | None
     ) -> None:
         client = self._connect()
         run = self._runs.get(trial_id) or self._open(client, trial_id)
@@ -89,7 +113,9 @@ class Mirror:
         study, config = self._trials[trial_id]
         experiment = client.get_experiment_by_name(study)
         experiment_id = experiment.experiment_id if experiment else client.create_experiment(study)
-        found = client.search_runs([experiment_id], f"tags.trial_id = '{trial_id}'", max_results=1)
+        # A trial that two studies share has one run, in the experiment of whichever came first.
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        found = client.search_runs(experiments, f"tags.trial_id = '{trial_id}'", max_results=1)
         if found:
             run_id = found[0].info.run_id
             epochs = {metric.step for metric in client.get_metric_history(run_id, MARKER)}
@@ -120,7 +146,7 @@ class _Run:
         self.run_id = run_id
         self._epochs = epochs
 
-    def log(self, client: "MlflowClient", rows: list[Mapping[str, Any]]) -> None:
+    def log(self, client: "MlflowClient", rows: Sequence[Mapping[str, Any]]) -> None:
         """Log the rows of epochs that are not there yet, in as few requests as MLflow allows."""
         from mlflow.entities import Metric
 

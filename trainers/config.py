@@ -95,6 +95,9 @@ class TrialConfig(BaseModel):
     def _fill_in(cls, fields: dict[str, Any]) -> dict[str, Any]:
         """Give what is left out the value of the paper's recipe."""
         filled = {key: value for key, value in fields.items() if value is not None}
+        for key, value in filled.items():
+            if isinstance(value, bool):  # pydantic takes it for 0 or 1
+                raise InputError(f"{key}={value} must be a number or a name, not true or false")
         dataset, recipe = filled.get("dataset"), RECIPES.get(str(filled.get("optimizer")))
         if dataset in DATASETS.names():
             facts = DATASETS[str(dataset)]

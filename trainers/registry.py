@@ -74,7 +74,9 @@ def load_plugins(modules: list[str] | tuple[str, ...]) -> None:
     for module in modules:
         try:
             import_module(module)
-        except ImportError as error:
+        except Exception as error:  # the user's code can raise anything while it is imported
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
-                f"plugin {module!r} can't be imported ({error}); put it on PYTHONPATH"
+                f"plugin {module!r} can't be imported ({reason}); correct it, or put it on "
+                "PYTHONPATH"
             ) from error

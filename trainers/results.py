@@ -3,6 +3,7 @@
 import fcntl
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,10 @@ class ResultStore:
     def __init__(self, location: str | Path) -> None:
         """Writes nothing. Raises InputError if the location can't be understood."""
         self.location = str(location)
+        if not self.location or re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/(?!/)", self.location):
+            raise InputError(
+                f"--results {self.location!r} is neither a folder nor a URI like s3://bucket/prefix"
+            )
         try:
             if "://" in self.location:
                 self.filesystem, self.root = fs.FileSystem.from_uri(self.location)

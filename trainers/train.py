@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from trainers.command_line import Parser
 from trainers.config import TrialConfig
+from trainers.datasets import DATASETS
 from trainers.registry import InputError
 from trainers.results import ResultStore
 
@@ -51,8 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config, store = read_config(args.config), ResultStore(args.results)
         store.check_writable()
-        print(f"{config.trial_id} {config.canonical()}")
         from trainers.loop import run_trial  # after the checks: torch takes seconds to import
+        from trainers.models import build_model
+
+        read = DATASETS[config.dataset].read
+        if read is not None:
+            read(args.data_dir, args.download)
+        build_model(config, num_train=1)
+        print(f"{config.trial_id} {config.canonical()}")
 
         row = run_trial(
             config,

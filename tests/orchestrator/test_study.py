@@ -4,16 +4,13 @@ import hashlib
 from pathlib import Path
 
 import pytest
-import yaml
 
-from analysis.schema import SCHEMA_VERSION
 from orchestrator.study import (
     expand,
     load_study,
     override,
     parse_study,
     parse_yaml,
-    plan_yaml,
     shipped,
 )
 from trainers.registry import InputError
@@ -128,13 +125,3 @@ def test_values_on_the_command_line_are_yaml() -> None:
     assert parse_yaml("da1+da2", where="--set") == "da1+da2"
     with pytest.raises(InputError, match="--set x, line 1: malformed"):
         parse_yaml("[1", where="--set x")
-
-
-def test_the_plan_file_holds_every_config() -> None:
-    study = parse_study(BASE + "loss: [ce, bce]\nlr: 1e-7", name="mine", where="mine.yaml")
-    configs = list(expand(study).values())
-    content = yaml.safe_load(plan_yaml("mine", "run it", configs, SCHEMA_VERSION))
-    assert (content["study"], content["command"]) == ("mine", "run it")
-    for config in configs:
-        found = {**content["fixed"], **content["trials"][config.trial_id]}
-        assert found == config.row()

@@ -28,6 +28,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.yaml").write_text("dataset: digits\nloss: [ce\n")
     (tmp_path / "empty.yaml").write_text(TINY_STUDY.replace("[ce, bce]", "[]"))
     (tmp_path / "mnist.yaml").write_text(TINY_STUDY.replace("dataset: digits", "dataset: mnist"))
+    (tmp_path / "crash.yaml").write_text(TINY_STUDY + "plugins: [crash]")
+    (tmp_path / "crash.py").write_text("1 / 0")
     (tmp_path / "a_file").touch()
     return tmp_path
 
@@ -50,6 +52,13 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--results", "a_file"], "--results a_file can't be written"),
         (["--results", "a_file/deeper"], "can't be written"),
         (["--study", "mnist.yaml", "--no-download"], "MNIST can't be read from"),
+        (["--set", "plugins=[x]"], "--set: 'plugins' is not a known field; (known:"),
+        (["--set", "lr=true"], "lr=True must be a number or a name, not true or false"),
+        (["--study", "crash.yaml"], "plugin 'crash' can't be imported (ZeroDivisionError"),
+        (["--results", ""], "--results '' is neither a folder nor a URI"),
+        (["--results", "s3:/bucket/x"], "--results 's3:/bucket/x' is neither a folder nor a URI"),
+        (["--tracking-uri", "nowhere"], "--tracking-uri 'nowhere' must begin with one of http:"),
+        (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
         (["--limit", "0"], "--limit 0 must be at least 1"),
         (["--epochs", "-3"], "--epochs -3 must be at least 1"),
         (["--cpus-per-worker", "-1"], "--cpus-per-worker -1 must be at least 0.01"),
@@ -59,8 +68,13 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(
-    argv: list[str], message: str, somewhere: Path, capsys: pytest.CaptureFixture[str]
+    argv: list[str],
+    message: str,
+    somewhere: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
     before = sorted(somewhere.rglob("*"))
     if "--study" not in argv:
         argv = ["--study", "tiny.yaml", *argv]

@@ -146,6 +146,28 @@ def test_a_second_run_trains_nothing_and_says_so(home: Path, undisturbed: Rows) 
     assert rows(home / "whole") == undisturbed
 
 
+def test_a_rerun_that_cannot_be_placed_loses_nothing(home: Path, undisturbed: Rows) -> None:
+    process = start(home, "whole", "--rerun", "all", "--cpus-per-worker", "4096")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 2, out
+    assert "error: a trial wants 4096 CPU and the cluster has" in out
+    assert rows(home / "whole") == undisturbed
+
+
+def test_a_rerun_trains_anew_to_the_same_numbers(
+    home: Path, undisturbed: Rows, without_times: Callable
+) -> None:
+    one = ("--set", "optimizer=sgd", "--set", "loss=ce")
+    out = finish(start(home, "again", *one))
+    first = rows(home / "again")
+    out = finish(start(home, "again", *one, "--rerun", "all"))
+    assert "1 trials, 0 done before, 1 to run" in out
+    second = rows(home / "again")
+    assert second["trials"][0]["started_at"] > first["trials"][0]["started_at"]
+    for table in TABLES:
+        assert without_times(second[table]) == without_times(first[table])
+
+
 def test_added_seeds_run_alone(home: Path, undisturbed: Rows) -> None:
     out = finish(start(home, "whole", "--seeds", "0", "1", "--set", "optimizer=sgd"))
     assert "4 trials, 2 done before, 2 to run" in out

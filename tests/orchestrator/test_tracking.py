@@ -57,3 +57,46 @@ def test_a_server_that_is_down_is_reported_and_stops_nothing(
     with Mirror(f"sqlite:///{tmp_path}/file/mlflow.db", {config.trial_id: ("s", config)}) as mirror:
         mirror.rows(config.trial_id, EPOCHS)
     assert mirror.error
+
+
+def test_what_a_killed_sweep_left_open_is_brought_up_to_date(
+    uri: str, tiny: Callable[..., TrialConfig]
+) -> None:
+    from mlflow import MlflowClient
+
+    never, half, whole = (tiny(seed=s) for s in (11, 12, 13))
+    trials = {c.trial_id: ("caught up", c) for c in (never, half, whole)}
+    ended = {"status": "finished", "reason": None, "device": "cpu"}
+    with Mirror(uri, trials) as first:
+        first.rows(half.trial_id, EPOCHS[:1])
+        first.ended({"trial_id": whole.trial_id, **ended}, EPOCHS)
+
+    def read(table: str, trial_id: str) -> list[dict]:
+        assert trial_id != whole.trial_id, "its run is closed: nothing of it needs to be read"
+        return EPOCHS if table == "epochs" else [{"trial_id": trial_id, **ended}]
+
+    with Mirror(uri, trials) as second:
+        second.catch_up(trials, read)
+    assert second.error is None
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("caught up")
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id])
+    assert {run.data.tags["trial_id"] for run in runs} == set(trials)
+    for run in runs:
+        assert run.info.status == "FINISHED"
+        history = client.get_metric_history(run.info.run_id, "train_loss")
+        assert sorted(m.step for m in history) == [1, 2, 3]
+
+
+def test_a_trial_of_two_studies_has_one_run(uri: str, tiny: Callable[..., TrialConfig]) -> None:
+    from mlflow import MlflowClient
+
+    shared = tiny(seed=21)
+    for study in ("first study", "second study"):
+        with Mirror(uri, {shared.trial_id: (study, shared)}) as mirror:
+            mirror.rows(shared.trial_id, EPOCHS)
+        assert mirror.error is None
+    client = MlflowClient(uri)
+    everywhere = [e.experiment_id for e in client.search_experiments()]
+    assert len(client.search_runs(everywhere, f"tags.trial_id = '{shared.trial_id}'")) == 1

@@ -16,6 +16,11 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trial.json").write_text(json.dumps(TINY))
     (tmp_path / "bad.json").write_text(json.dumps({**TINY, "loss": "bec"}))
+    for name, fields in (
+        ("nodata", {"dataset": "mnist"}),
+        ("kwargs", {"model_kwargs": {"chanels": [4, 4, 8, 8]}}),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps({**TINY, **fields}))
     (tmp_path / "list.json").write_text("[1]")
     (tmp_path / "broken.json").write_text("{")
     return tmp_path
@@ -45,6 +50,8 @@ def test_a_trial_that_diverges_says_so(somewhere: Path, capsys: pytest.CaptureFi
         (["--config", "list.json"], "must hold an object of fields, not [1]"),
         (["--config", "bad.json"], "bad.json: loss='bec' is not a known loss; did you mean 'bce'?"),
         (["--config", "trial.json", "--results", "bad.json"], "can't be written"),
+        (["--config", "nodata.json", "--no-download"], "MNIST can't be read from data"),
+        (["--config", "kwargs.json"], "model_kwargs={'chanels': [4, 4, 8, 8]} don't fit resnet18"),
     ],
 )
 def test_a_mistake_is_one_line_and_writes_nothing(

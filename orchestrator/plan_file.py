@@ -1,0 +1,73 @@
+"""The grid of a study as it was run, in `studies/<name>.yaml`: what a table has to hold.
+
+Written here, read here and by `analysis.plan`.
+"""
+
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from analysis.plan import ResultsError, Study, parse_study
+from analysis.schema import SCHEMA_VERSION
+from trainers.config import TrialConfig
+from trainers.registry import InputError
+from trainers.results import ResultStore
+
+FOLDER = "studies"
+
+
+def write_plan(
+    store: ResultStore, name: str, trials: Iterable[TrialConfig], argv: Sequence[str]
+) -> None:
+    """Keep a study's grid beside its results.
+
+    A grid only grows. A smaller command (--limit, --seeds) must not make a gap invisible, and what
+    is kept as the command runs every trial of the grid. Raises InputError for a broken file.
+    """
+    rows: dict[str, Mapping[str, Any]] = {config.trial_id: config.row() for config in trials}
+    command, before = rerun_command(argv), read_plan(store, name)
+    if before is not None and not before.trials.keys() <= rows.keys():
+        if rows.keys() <= before.trials.keys():
+            return
+        rows = {**before.trials, **rows}
+        command = f"{before.command} && {command}"
+    store.write_bytes(_yaml(name, command, rows).encode(), FOLDER, f"{name}.yaml")
+
+
+def read_plan(store: ResultStore, name: str) -> Study | None:
+    """A study's grid as it was run before; None if it never was. Raises InputError."""
+    file = f"{name}.yaml"
+    if file not in store.names(FOLDER):
+        return None
+    try:
+        return parse_study(store.read_bytes(FOLDER, file).decode(), source=f"{FOLDER}/{file}")
+    except (ResultsError, UnicodeDecodeError) as error:
+        raise InputError(f"{store.location}/{FOLDER}/{file}: {error}") from error
+
+
+def rerun_command(argv: Sequence[str], *more: str) -> str:
+    """What to type to carry on. Without --rerun, which would begin again what it has redone."""
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word == "--rerun":
+            next(words, None)
+        elif not word.startswith("--rerun="):
+            kept.append(word)
+    return shlex.join(("python", "orchestrator/sweep.py", *kept, *more))
+
+
+def _yaml(name: str, command: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
+    """What all trials share, and what is each one's own."""
+    first = next(iter(rows.values()))
+    fixed = {k: v for k, v in first.items() if all(row.get(k) == v for row in rows.values())}
+    content = {
+        "study": name,
+        "command": command,
+        "schema_version": SCHEMA_VERSION,
+        "fixed": fixed,
+        "trials": {i: {k: v for k, v in row.items() if k not in fixed} for i, row in rows.items()},
+    }
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=100)
