@@ -24,7 +24,18 @@ _PLAN_COLUMNS = ("study", "command")
 _BLOCK_FIELDS = ("dataset", "model", "model_kwargs")
 # The recipe gives these by optimizer, so they are no variants unless one optimizer has several.
 _RECIPE_FIELDS = frozenset(
-    ("lr", "momentum", "schedule", "weight_decay", "epochs", "passes_per_epoch", "eval_every")
+    (
+        "lr",
+        "momentum",
+        "optimizer_kwargs",
+        "schedule",
+        "warmup_epochs",
+        "weight_decay",
+        "epochs",
+        "passes_per_epoch",
+        "eval_every",
+        "eval_dense",
+    )
 )
 _NEVER_VARIANT = frozenset(("seed", "num_classes", *_BLOCK_FIELDS))
 
@@ -87,6 +98,7 @@ def theory_trials(trials: pd.DataFrame) -> pd.DataFrame:
     return trials[
         (trials["regularizer"] == "features")
         & (trials["augment"] == "none")
+        & trials["imbalance"].isna()
         & trials["loss"].isin(LOSSES)
         & trials["loss_kwargs"].map(lambda text: not parse_kwargs(text))
         & (trials["lambda_w"] > 0)

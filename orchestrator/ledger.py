@@ -24,6 +24,8 @@ KIND: Final = (
     "batch_size",
     "passes_per_epoch",
     "augment",
+    "precision",
+    "compile",
 )
 COLUMNS: Final = ("trial_id", "status", "reason", "epochs_done", "train_s", "eval_s", *KIND)
 

@@ -8,33 +8,20 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Final, Literal, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainers.backbones import check_model
 from trainers.datasets import DATASETS
+from trainers.recipes import RECIPES, Schedule, check_optimizer
 from trainers.registry import LOSSES, InputError, unknown
 
-Schedule = Literal["step", "cosine", "constant"]
 Augment = Literal["none", "da1", "da1+da2"]
 Regularizer = Literal["features", "global"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 
-class Recipe(NamedTuple):
-    """What the paper trains with when a study says no more than the optimizer's name."""
-
-    lr: float
-    schedule: Schedule
-    momentum: float | None
-    weight_decay: float | None  # None: the optimizer has none
-
-
-RECIPES: Final[dict[str, Recipe]] = {
-    "sgd": Recipe(lr=0.01, schedule="step", momentum=0.9, weight_decay=5e-4),
-    "adamw": Recipe(lr=0.001, schedule="cosine", momentum=None, weight_decay=0.05),
-    "lbfgs": Recipe(lr=1.0, schedule="constant", momentum=None, weight_decay=None),
-}
 DEFAULT_LAMBDA: Final = 5e-4
 LAMBDAS: Final = ("lambda_w", "lambda_h", "lambda_b")
 
@@ -56,6 +43,8 @@ class TrialConfig(BaseModel):
     dataset: str
     num_classes: int | None = None  # K; None: all of the dataset
     samples_per_class: Count | None = None  # of the training set; None: all
+    # Largest class over smallest, exponential between; None: as the dataset is.
+    imbalance: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
     image_size: Annotated[int, Field(ge=4)] | None = None  # pixels; None: the dataset's
     model: str
     model_kwargs: dict[str, Any] = {}
@@ -64,18 +53,24 @@ class TrialConfig(BaseModel):
     optimizer: str
     lr: Positive | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] | None = None
+    optimizer_kwargs: dict[str, Any] = {}
     schedule: Schedule | None = None
+    warmup_epochs: Annotated[int, Field(ge=0)] = 0  # of `epochs`: lr rises in a straight line
     epochs: Count = 100
     passes_per_epoch: Count = 1  # for data so small that an epoch would be a step
     batch_size: Count = 128  # global, over all workers
     augment: Augment = "none"
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, either way
     regularizer: Regularizer = "features"
     lambda_w: NotNegative | None = None
     lambda_h: NotNegative | None = None
     lambda_b: NotNegative | None = None
     weight_decay: NotNegative | None = None
     bias_init_mean: Finite = 0.0
+    precision: Precision = "fp32"  # of the forward pass; weights and metrics are never reduced
+    compile: bool = False  # by torch.compile; worth its minute in long trials alone
     eval_every: Count = 1
+    eval_dense: Annotated[int, Field(ge=0)] = 0  # epochs at the start that are all evaluated
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @classmethod
@@ -96,7 +91,7 @@ class TrialConfig(BaseModel):
         """Give what is left out the value of the paper's recipe."""
         filled = {key: value for key, value in fields.items() if value is not None}
         for key, value in filled.items():
-            if isinstance(value, bool):  # pydantic takes it for 0 or 1
+            if isinstance(value, bool) and key != "compile":  # pydantic takes it for 0 or 1
                 raise InputError(f"{key}={value} must be a number or a name, not true or false")
         dataset, recipe = filled.get("dataset"), RECIPES.get(str(filled.get("optimizer")))
         if dataset in DATASETS.names():
@@ -120,8 +115,7 @@ class TrialConfig(BaseModel):
         _named("dataset", self.dataset, DATASETS.check)
         _named("loss", self.loss, LOSSES.check)
         _named("model", self.model, check_model)
-        if self.optimizer not in RECIPES:
-            raise InputError(f"optimizer={unknown('optimizer', self.optimizer, sorted(RECIPES))}")
+        _named("optimizer", self.optimizer, check_optimizer)
         return self
 
     @model_validator(mode="after")
@@ -144,13 +138,41 @@ class TrialConfig(BaseModel):
                 f"weight_decay={self.weight_decay} has no effect with regularizer=features; use "
                 "lambda_w, lambda_h and lambda_b, or regularizer=global"
             )
-        if self.momentum is not None and RECIPES[self.optimizer].momentum is None:
-            raise InputError(
-                f"momentum={self.momentum} has no effect with optimizer={self.optimizer}; "
-                "leave it out"
-            )
+        self._check_optimizer()
+        self._check_schedule()
         self._check_data()
         return self
+
+    def _check_optimizer(self) -> None:
+        recipe = RECIPES.get(self.optimizer)
+        for name in ("lr", "schedule"):
+            if getattr(self, name) is None:
+                raise InputError(
+                    f"optimizer={self.optimizer} has no recipe in the paper; give it a {name}"
+                )
+        if self.momentum is not None and (recipe is None or recipe.momentum is None):
+            raise InputError(
+                f"momentum={self.momentum} has no effect with optimizer={self.optimizer}; "
+                "leave it out, or write it into optimizer_kwargs"
+            )
+        for name in ("lr", "weight_decay", *(["momentum"] if recipe else [])):
+            if name in self.optimizer_kwargs:
+                raise InputError(f"optimizer_kwargs holds {name}, which is a field of its own")
+        if self.optimizer == "lbfgs" and self.precision == "fp16":
+            raise InputError(
+                "precision=fp16 scales the loss, which optimizer=lbfgs can't follow; use bf16"
+            )
+
+    def _check_schedule(self) -> None:
+        if self.warmup_epochs >= self.epochs:
+            raise InputError(
+                f"warmup_epochs={self.warmup_epochs} must be less than epochs={self.epochs}"
+            )
+        if self.eval_dense and (self.eval_every == 1 or self.eval_dense >= self.epochs):
+            raise InputError(
+                f"eval_dense={self.eval_dense} has no effect with eval_every={self.eval_every} and "
+                f"epochs={self.epochs}; leave it out, or use eval_every=1"
+            )
 
     def _check_data(self) -> None:
         facts = DATASETS[self.dataset]
@@ -169,8 +191,10 @@ class TrialConfig(BaseModel):
                 raise InputError(
                     f"model={self.model!r} needs images and dataset=labels has none; use model=ufm"
                 )
-        if self.model == "ufm" and self.augment != "none":
-            raise InputError(f"augment={self.augment} has no effect with model=ufm; leave it out")
+        for name in ("augment", "rotation"):
+            value = getattr(self, name)
+            if self.model == "ufm" and value not in ("none", 0):
+                raise InputError(f"{name}={value} has no effect with model=ufm; leave it out")
 
     def canonical(self) -> str:
         """JSON that is the same for the same training: sorted keys, shortest numbers, no defaults.
@@ -188,7 +212,7 @@ class TrialConfig(BaseModel):
     def row(self) -> dict[str, Any]:
         """The config as columns of `analysis.schema.CONFIG_FIELDS`; dictionaries as JSON text."""
         fields = self.model_dump()
-        for name in ("model_kwargs", "loss_kwargs"):
+        for name in ("model_kwargs", "loss_kwargs", "optimizer_kwargs"):
             fields[name] = json.dumps(_shortest(fields[name]), sort_keys=True)
         return fields
 
