@@ -1,7 +1,6 @@
-"""From a dataset to batches: uint8 tensors held once, gathered and augmented a batch at a time.
+"""From a dataset to a trial's splits: uint8 tensors held once, on the device.
 
-The order of an epoch and its augmentation come from generators seeded by (seed, epoch) alone, so
-an epoch is the same whether or not the trial was interrupted before it. No per-sample Python.
+How they become batches is in `batches.py`.
 """
 
 from collections.abc import Iterator
@@ -11,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timm.data import Mixup
-from timm.data.mixup import mixup_target
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import functional as transforms
@@ -118,98 +115,3 @@ def eval_batches(split: Split) -> Iterator[tuple[Tensor, Tensor]]:
     for start in range(0, len(split), EVAL_BATCH):
         stop = start + EVAL_BATCH
         yield split.inputs[start:stop], split.labels[start:stop]
-
-
-class TrainBatches:
-    """The batches of an epoch: shuffled, augmented, with class ids or soft targets."""
-
-    def __init__(self, data: Data, config: TrialConfig) -> None:
-        self._data = data
-        self._config = config
-        self._windows: Tensor | None = None
-        self._mix: BatchMixup | None = None
-        if config.augment != "none":
-            self._windows = crop_windows(data.train.inputs, pad=crop_padding(config))
-        if config.augment == "da1+da2":
-            assert config.num_classes is not None
-            self._mix = BatchMixup(num_classes=config.num_classes)
-
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs, ready for the model, and targets of every batch of an epoch (1-based).
-
-        Seeds torch's and NumPy's global generators too: layers such as dropout, and timm's Mixup,
-        draw from those.
-        """
-        seeds = np.random.SeedSequence((self._config.seed, epoch)).generate_state(3)
-        generator = torch.Generator().manual_seed(int(seeds[0]))
-        torch.manual_seed(int(seeds[1]))
-        np.random.seed(int(seeds[2]))  # noqa: NPY002  (timm's Mixup draws from it)
-        for _ in range(self._config.passes_per_epoch):
-            yield from self._one_pass(generator)
-
-    def _one_pass(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        train, size = self._data.train, self._config.batch_size
-        device = train.labels.device
-        order = torch.randperm(len(train), generator=generator)
-        draws = draw_crops(len(train), crop_padding(self._config), generator)
-        order, draws = order.to(device), draws.to(device)
-        for start in range(0, len(train), size):
-            indices = order[start : start + size]
-            targets = train.labels[indices]
-            if self._windows is None:
-                inputs = train.inputs[indices]
-            else:
-                inputs = crop_and_flip(self._windows, indices, draws[start : start + size])
-            inputs = self._data.prepare(inputs)
-            if self._mix is not None:
-                inputs, targets = self._mix(inputs, targets)
-            yield inputs, targets
-
-
-def crop_padding(config: TrialConfig) -> int:
-    """Pixels of padding around an image: 4 at the paper's 32, in proportion elsewhere."""
-    return (config.image_size or 0) // 8
-
-
-def crop_windows(images: Tensor, *, pad: int) -> Tensor:
-    """Every crop of every image, as a view: (N, 2*pad + 1, 2*pad + 1, H, W, C) of (N, H, W, C)."""
-    padded = F.pad(images, (0, 0, pad, pad, pad, pad))  # black, before normalisation
-    count, height, width, channels = images.shape
-    n, y, x, c = padded.stride()
-    shape = (count, 2 * pad + 1, 2 * pad + 1, height, width, channels)
-    return padded.as_strided(shape, (n, y, x, y, x, c))
-
-
-def draw_crops(count: int, pad: int, generator: torch.Generator) -> Tensor:
-    """Row offset, column offset and flip of each sample, (count, 3), uniform."""
-    offsets = torch.randint(2 * pad + 1, (count, 2), generator=generator)
-    return torch.cat([offsets, torch.randint(2, (count, 1), generator=generator)], dim=1)
-
-
-def crop_and_flip(windows: Tensor, indices: Tensor, draws: Tensor) -> Tensor:
-    """DA1: random crops (B, H, W, C) of the images at `indices`, half of them mirrored."""
-    row, column, flip = draws.unbind(1)
-    crops = windows[indices, row, column]
-    return torch.where(flip.bool()[:, None, None, None], crops.flip(2), crops)
-
-
-class BatchMixup(Mixup):
-    """DA2: timm's Mixup and CutMix in batch mode, for batches of any size.
-
-    timm refuses an odd batch, which only its pair mode needs to be even.
-    """
-
-    def __init__(self, num_classes: int) -> None:
-        # Paper: it names no label smoothing; timm's own default would be 0.1.
-        super().__init__(
-            mixup_alpha=0.8,
-            cutmix_alpha=1.0,
-            switch_prob=0.5,
-            label_smoothing=0.0,
-            num_classes=num_classes,
-        )
-
-    def __call__(self, x: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Mix images (B, C, H, W), in place, and class ids (B,) to soft targets (B, K)."""
-        lam = self._mix_batch(x)
-        return x, mixup_target(target, self.num_classes, lam, self.label_smoothing)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from trainers import checkpoint, provenance
+from trainers.batches import TrainBatches
 from trainers.config import LAMBDAS, TrialConfig
-from trainers.data import Data, Split, TrainBatches, eval_batches, load_data
+from trainers.data import Data, Split, eval_batches, load_data
 from trainers.losses import feature_penalty
 from trainers.metrics import Accumulator, ScoreHistogram
 from trainers.metrics.bias import alpha_bias

@@ -79,7 +79,7 @@ def test_every_field_is_a_column() -> None:
     ("fields", "message"),
     [
         ({"loss": "bec"}, r"^loss='bec' is not a known loss; did you mean 'bce'\?"),
-        ({"optimizer": "adamww"}, r"^optimizer='adamv' is .*did you mean 'adamw'\?"),
+        ({"optimizer": "adamww"}, r"^optimizer='adamww' is .*did you mean 'adamw'\?"),
         ({"dataset": "cifar11"}, r"^dataset='cifar11' is .*did you mean 'cifar10.*'\?"),
         ({"optimiser": "sgd"}, r"^'optimiser' is not a known field; did you mean 'optimizer'\?"),
         ({"lambda_b": -1}, "^lambda_b=-1 must be greater than or equal to 0"),
