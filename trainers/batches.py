@@ -20,12 +20,11 @@ class TrainBatches:
     def __init__(self, data: Data, config: TrialConfig) -> None:
         self._data = data
         self._config = config
+        self._padding = crop_padding(config.image_size or 0)
         self._windows: Tensor | None = None
         self._mix: BatchMixup | None = None
         if config.augment != "none":
-            self._windows = crop_windows(
-                data.train.inputs, pad=crop_padding(config.image_size or 0)
-            )
+            self._windows = crop_windows(data.train.inputs, pad=self._padding)
         if config.augment == "da1+da2":
             assert config.num_classes is not None
             self._mix = BatchMixup(num_classes=config.num_classes)
@@ -47,7 +46,7 @@ class TrainBatches:
         train, size = self._data.train, self._config.batch_size
         device = train.labels.device
         order = torch.randperm(len(train), generator=generator)
-        draws = draw_crops(len(train), crop_padding(self._config.image_size or 0), generator)
+        draws = draw_crops(len(train), self._padding, generator)
         order, draws = order.to(device), draws.to(device)
         for start in range(0, len(train), size):
             indices = order[start : start + size]
