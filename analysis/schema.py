@@ -114,6 +114,7 @@ TRIALS: Final = _schema(
     _field("epochs_done", pa.int32(), "epochs"),
     _field("world_size", pa.int32(), "processes"),
     _field("device", pa.string()),
+    _field("batch_norm", pa.string(), "", "global batch | per rank; null: one process, or none"),
     _field("num_features", pa.int32(), "features", "d"),
     _field("num_train", pa.int32(), "samples"),
     _field("num_test", pa.int32(), "samples"),

@@ -54,21 +54,23 @@ class Listener(Protocol):
 class Resources:
     """What a trial takes, and how many run at once (None: as many as fit)."""
 
+    workers: int  # processes of a trial; CPUs and GPUs are of each
     cpus: float
     gpus: float | None  # None: a whole one where there are any
     max_concurrent: int | None
     retries: int
 
     def on(self, capacity: Mapping[str, float]) -> dict[str, float]:
-        """CPU and GPU of a trial on this cluster. Raises InputError if it can never be placed."""
+        """CPU and GPU of a worker on this cluster. Raises InputError if a trial can't be placed."""
         gpus = self.gpus if self.gpus is not None else float(capacity.get("GPU", 0) > 0)
         wanted = {"CPU": self.cpus, "GPU": gpus}
         for name, amount in wanted.items():
+            amount *= self.workers
             there = capacity.get(name, 0)
             if amount > there:
                 raise InputError(
                     f"a trial wants {amount:g} {name} and the cluster has {there:g}; ask for less "
-                    f"with --{name.lower()}s-per-worker"
+                    f"with --{name.lower()}s-per-worker" + (" or --workers" * (self.workers > 1))
                 )
         return wanted
 
@@ -126,13 +128,16 @@ def run(
 
     from trainers.ray_worker import train
 
-    wanted = resources.on(capacity)
+    bundle = {name: amount for name, amount in resources.on(capacity).items() if amount}
+    # Ranks are actors in the bundles of their trial; it waits for them and takes nothing itself.
+    waiting = [{}] if resources.workers > 1 else []
+    slot = tune.PlacementGroupFactory([*waiting, *([bundle] * resources.workers)])
     with (
         tempfile.TemporaryDirectory(prefix="tune_") as storage,  # nothing in it outlives the sweep
         _notice_the_end_of_the_cluster(),
     ):
         tune.Tuner(
-            tune.with_resources(train, {"cpu": wanted["CPU"], "gpu": wanted["GPU"]}),
+            tune.with_resources(train, slot),
             param_space={"job": tune.grid_search(list(jobs))},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,

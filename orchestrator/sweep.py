@@ -27,7 +27,6 @@ from orchestrator.summary import in_lines, write_analysis
 from orchestrator.tracking import Mirror
 from trainers.command_line import Parser
 from trainers.config import TrialConfig
-from trainers.datasets import DATASETS
 from trainers.registry import InputError, load_plugins
 from trainers.results import ResultStore
 
@@ -39,6 +38,7 @@ LEAST = {
     "epochs": 1,
     "max_concurrent": 1,
     "retries": 0,
+    "workers": 1,
     "cpus_per_worker": 0.01,  # Ray counts in ten-thousandths
     "gpus_per_worker": 0,
 }
@@ -73,6 +73,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--dry-run", action="store_true", help="show the plan and touch nothing")
     add("--rerun", choices=("failed", "diverged", "all"), help="run these again too")
     add("--max-concurrent", type=int, metavar="N", help="trials at once; default: what fits")
+    add("--workers", type=int, default=1, metavar="N",
+        help="processes that share a trial, by DDP; default: 1")  # fmt: skip
     add("--cpus-per-worker", type=float, default=1, metavar="N", help="default: 1")
     add("--gpus-per-worker", type=float, metavar="N",
         help="a fraction lets trials share a GPU; default: 1 where there are any")  # fmt: skip
@@ -146,12 +148,19 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def check_data(plan: Plan, args: argparse.Namespace) -> None:
-    """Read (and fetch) each dataset once, here, before many workers do. Raises InputError."""
-    for name in sorted({plan.trials[i].dataset for i in plan.to_do}):
-        read = DATASETS[name].read
-        if read is not None:
-            read(args.data_dir.resolve(), args.download)
+def check_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
+    """Check models and data of what is to run, here, before many workers do. Raises InputError."""
+    if not plan.to_do:
+        return
+    with console.status("checking models and data"):
+        from trainers.check import check_trials  # takes torch, which takes seconds to import
+
+        check_trials(
+            [plan.trials[i] for i in plan.to_do],
+            data_dir=args.data_dir.resolve(),
+            download=args.download,
+            workers=args.workers,
+        )
 
 
 def show_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
@@ -165,7 +174,7 @@ def show_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
         gpus = f"{args.gpus_per_worker:g} GPU"
     for line in (
         f"{len(plan.trials)} trials, {plan.done} done, {len(plan.to_do)} to run",
-        f"each takes {args.cpus_per_worker:g} CPU and {gpus}",
+        f"each takes {args.workers} x {args.cpus_per_worker:g} CPU and {gpus}",
         _estimate(plan, slots=os.cpu_count() or 1),
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -247,7 +256,11 @@ def run_plan(
 
 def _resources(args: argparse.Namespace) -> schedule.Resources:
     return schedule.Resources(
-        args.cpus_per_worker, args.gpus_per_worker, args.max_concurrent, args.retries
+        args.workers,
+        args.cpus_per_worker,
+        args.gpus_per_worker,
+        args.max_concurrent,
+        args.retries,
     )
 
 
@@ -292,6 +305,7 @@ def _job(config: TrialConfig, plan: Plan, args: argparse.Namespace, store: Resul
         "plugins": list(plan.plugins),
         "plugin_path": os.getcwd(),
         "threads": max(int(args.cpus_per_worker), 1),
+        "workers": args.workers,
     }
 
 
@@ -345,7 +359,7 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         show_plan(plan, args, console)
         return OK
     tracking_uri(args, store)  # a wrong one, too, is found before anything is written
-    check_data(plan, args)
+    check_plan(plan, args, console)
     for name in plan.studies:
         read_plan(store, name)
     with ExitStack() as stack:

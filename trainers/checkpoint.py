@@ -1,7 +1,7 @@
 """Checkpoints of a running trial: everything that the next epoch depends on.
 
 Data order, augmentation and the learning rate are functions of (config, epoch), so the weights,
-the optimizer's state and the rows so far are all there is.
+the optimizer's and the scaler's state and the rows so far are all there is.
 """
 
 import io
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from trainers.results import CHECKPOINTS, ResultStore
 
-FORMAT = 1
+FORMAT = 2
 KEEP = 2  # the last two, should the newest be unreadable
 
 
@@ -28,6 +28,7 @@ class State:
     epoch: int = 0
     model: dict[str, Tensor] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
+    scaler: dict[str, Any] = field(default_factory=dict)  # of the loss, with fp16
     class_means: Tensor | None = None  # of the last evaluation of the training set
     rows: list[dict[str, Any]] = field(default_factory=list)
     wall_s: float = 0.0
@@ -58,13 +59,13 @@ def load(store: ResultStore, trial_id: str) -> State:
                 f"{trial_id}: {name} is unreadable ({error}); using the one before", file=sys.stderr
             )
             continue
-        state = State(**content)
-        if (state.trial_id, state.format) != (trial_id, FORMAT):
+        found = content.get("trial_id"), content.get("format")
+        if found != (trial_id, FORMAT):
             raise ValueError(
-                f"{CHECKPOINTS}/{trial_id}/{name} is of trial {state.trial_id}, format "
-                f"{state.format}, not of {trial_id}, format {FORMAT}; remove it to start anew"
+                f"{CHECKPOINTS}/{trial_id}/{name} is of trial {found[0]}, format {found[1]}, not "
+                f"of {trial_id}, format {FORMAT}; remove it to start anew"
             )
-        return state
+        return State(**content)
     return State(trial_id)
 
 

@@ -8,12 +8,13 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainers.backbones import check_model
-from trainers.datasets import DATASETS
+from trainers.datasets import find_dataset
 from trainers.recipes import RECIPES, Schedule, check_optimizer
 from trainers.registry import LOSSES, InputError, unknown
 
@@ -94,10 +95,10 @@ class TrialConfig(BaseModel):
             if isinstance(value, bool) and key != "compile":  # pydantic takes it for 0 or 1
                 raise InputError(f"{key}={value} must be a number or a name, not true or false")
         dataset, recipe = filled.get("dataset"), RECIPES.get(str(filled.get("optimizer")))
-        if dataset in DATASETS.names():
-            facts = DATASETS[str(dataset)]
-            filled.setdefault("num_classes", facts.num_classes)
-            filled.setdefault("image_size", facts.image_size)
+        with suppress(InputError):  # which the check of names raises
+            facts = find_dataset(str(dataset))
+            for name in ("num_classes", "samples_per_class", "image_size"):
+                filled.setdefault(name, getattr(facts, name))
         by_features = filled.get("regularizer", "features") == "features"
         if by_features:
             for name in LAMBDAS:
@@ -112,7 +113,7 @@ class TrialConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        _named("dataset", self.dataset, DATASETS.check)
+        _named("dataset", self.dataset, find_dataset)
         _named("loss", self.loss, LOSSES.check)
         _named("model", self.model, check_model)
         _named("optimizer", self.optimizer, check_optimizer)
@@ -175,14 +176,17 @@ class TrialConfig(BaseModel):
             )
 
     def _check_data(self) -> None:
-        facts = DATASETS[self.dataset]
-        images = facts.read is not None
-        most = facts.num_classes if images else 2**31
-        if self.num_classes is None or not 2 <= self.num_classes <= most:
+        facts = find_dataset(self.dataset)
+        if self.num_classes is None:
             raise InputError(
-                f"num_classes={self.num_classes} must be from 2 to {most} for {self.dataset}"
+                f"dataset={self.dataset} needs num_classes, the number of its class folders"
             )
-        if not images:
+        if not 2 <= self.num_classes <= facts.most_classes:
+            raise InputError(
+                f"num_classes={self.num_classes} must be from 2 to {facts.most_classes} for "
+                f"{self.dataset}"
+            )
+        if not facts.has_images:
             if self.image_size is not None:
                 raise InputError("image_size has no effect with dataset=labels; leave it out")
             if self.samples_per_class is None:
@@ -217,7 +221,7 @@ class TrialConfig(BaseModel):
         return fields
 
 
-def _named(field: str, name: str, check: Callable[[str], None]) -> None:
+def _named(field: str, name: str, check: Callable[[str], object]) -> None:
     try:
         check(name)
     except InputError as error:

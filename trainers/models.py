@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from trainers.backbones import build_backbone
+from trainers.backbones import build_backbone, feature_dimension
 from trainers.config import TrialConfig
-from trainers.datasets import DATASETS
+from trainers.datasets import find_dataset
+from trainers.registry import InputError
 
 UFM_FEATURES = 32  # d of `ufm` unless model_kwargs says otherwise
 
@@ -50,9 +51,11 @@ class Classifier(nn.Module):
         self.head = head
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """A batch of inputs to features (B, d) and logits (B, K)."""
-        features = self.backbone(inputs)
-        return features, self.head(features)
+        """A batch of inputs to features (B, d) and logits (B, K), float32 also under autocast."""
+        features = self.backbone(inputs).float()
+        # A head costs nothing, and logits of 16 bits would cost the loss its digits.
+        with torch.autocast(features.device.type, enabled=False):
+            return features, self.head(features)
 
 
 def build_model(config: TrialConfig, num_train: int) -> Classifier:
@@ -65,12 +68,36 @@ def build_model(config: TrialConfig, num_train: int) -> Classifier:
         return Classifier(backbone, head)
 
 
+def check_model_builds(config: TrialConfig) -> None:
+    """Raises InputError if the model refuses its `model_kwargs` or images of this size.
+
+    Costs a fraction of a second and no memory: no weight is allocated.
+    """
+    if config.model == "ufm":
+        _free_features(config)
+    else:
+        feature_dimension(config.model, config.model_kwargs, **_images(config))
+
+
 def _backbone(config: TrialConfig, num_train: int) -> tuple[nn.Module, int]:
     if config.model == "ufm":
-        num_features = int(config.model_kwargs.get("num_features", UFM_FEATURES))
+        num_features = _free_features(config)
         return FreeFeatures(num_train, num_features), num_features
+    return build_backbone(config.model, config.model_kwargs, **_images(config))
+
+
+def _images(config: TrialConfig) -> dict[str, int]:
     assert config.image_size is not None
-    channels = DATASETS[config.dataset].channels
-    return build_backbone(
-        config.model, config.model_kwargs, channels=channels, image_size=config.image_size
-    )
+    return {"channels": find_dataset(config.dataset).channels, "image_size": config.image_size}
+
+
+def _free_features(config: TrialConfig) -> int:
+    """d of `ufm`. Raises InputError if its `model_kwargs` hold anything else."""
+    num_features = config.model_kwargs.get("num_features", UFM_FEATURES)
+    known = set(config.model_kwargs) <= {"num_features"}
+    if not (known and type(num_features) is int and num_features > 0):
+        raise InputError(
+            f"model_kwargs={config.model_kwargs} don't fit ufm; it takes num_features, a whole "
+            f"number from 1 up, and has {UFM_FEATURES} without"
+        )
+    return num_features

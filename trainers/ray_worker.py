@@ -1,11 +1,18 @@
 """The seam to Ray: a trial inside a Ray Tune actor. No other file of `trainers` imports ray."""
 
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
+import ray
 from ray import tune
+from ray.exceptions import RayError
+from ray.util import get_current_placement_group, get_node_ip_address
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainers.config import TrialConfig
 from trainers.registry import load_plugins
@@ -27,29 +34,134 @@ class Job(TypedDict):
     plugins: list[str]
     plugin_path: str
     threads: int
+    workers: int
 
 
 def train(params: dict[str, Any]) -> None:
     """Ray Tune's function trainable. Reports `rows`, new epochs' rows, and at the end `trial`."""
-    import torch  # here, since the driver, which only names this function, does without it
+    job: Job = params["job"]
+    pending = _Pending()
+    if job["workers"] == 1:
+        row = _run(job, lambda row: pending.add([row]))
+    else:
+        row = _run_group(job, pending.add)
+    tune.report({"rows": pending.take(), "trial": row})
+
+
+def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
+    """The trial in this process, alone or as one of several ranks."""
+    import torch  # here, since the driver, which only names `train`, does without it
 
     from trainers.loop import run_trial
 
-    job: Job = params["job"]
-    if job["plugins"] and job["plugin_path"] not in sys.path:
-        sys.path.insert(0, job["plugin_path"])
-    load_plugins(job["plugins"])
+    _load_plugins(job)
     torch.set_num_threads(job["threads"])
-    pending = _Pending()
-    row = run_trial(
+    return run_trial(
         TrialConfig(**job["fields"]),
-        pending.add,
+        report,
         store=ResultStore(job["results"]),
         data_dir=Path(job["data_dir"]),
         download=job["download"],
         keep_checkpoints=job["keep_checkpoints"],
+        ranks=ranks,
     )
-    tune.report({"rows": pending.take(), "trial": row})
+
+
+def _load_plugins(job: Job) -> None:
+    if job["plugins"] and job["plugin_path"] not in sys.path:
+        sys.path.insert(0, job["plugin_path"])
+    load_plugins(job["plugins"])
+
+
+class _Rank:
+    """One process of a DDP trial, an actor in the trial's own placement group."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._lock = threading.Lock()
+
+    def node(self) -> str:
+        """Where it runs, as Ray names its nodes."""
+        return ray.get_runtime_context().get_node_id()
+
+    def address(self) -> str:
+        """Where the others can meet this one over the network, as `tcp://host:port`."""
+        import socket
+
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return f"tcp://{get_node_ip_address()}:{probe.getsockname()[1]}"
+
+    def run(self, job: Job, rank: int, meet_at: str) -> Row:
+        """Train as this rank; blocks until the end of the trial."""
+        from trainers import distributed
+
+        one_node = meet_at.startswith("file:")
+        with distributed.join(
+            meet_at, rank=rank, world_size=job["workers"], one_node=one_node
+        ) as ranks:
+            return _run(job, self._add, ranks)
+
+    def _add(self, row: Row) -> None:
+        with self._lock:
+            self._rows.append(row)
+
+    def take_rows(self) -> list[Row]:
+        """The epochs since the last call; it is answered while `run` runs."""
+        with self._lock:
+            rows, self._rows = self._rows, []
+        return rows
+
+
+def _run_group(job: Job, report: Callable[[list[Row]], None]) -> Row:
+    """The trial in as many processes as it has workers.
+
+    The first rank that ends badly ends the others. Raises what it died of, unless the store says
+    that the trial itself failed, so that it would fail again.
+    """
+    group = get_current_placement_group()
+    assert group is not None  # Tune gives every trial one
+    actor: Any = ray.remote(_Rank)
+    ranks = [
+        actor.options(
+            num_cpus=bundle.get("CPU", 0),
+            num_gpus=bundle.get("GPU", 0),
+            max_concurrency=2,  # `run`, and `take_rows` meanwhile
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                group, placement_group_bundle_index=index
+            ),
+        ).remote()
+        for index, bundle in enumerate(group.bundle_specs)
+    ]
+    with tempfile.TemporaryDirectory(prefix="ranks_") as folder:
+        try:
+            nodes = {ray.get_runtime_context().get_node_id()}
+            nodes |= set(ray.get([rank.node.remote() for rank in ranks]))
+            one_node = len(nodes) == 1
+            meet_at = f"file://{folder}/store" if one_node else ray.get(ranks[0].address.remote())
+            ends = [rank.run.remote(job, i, meet_at) for i, rank in enumerate(ranks)]
+            return _follow(ends, ranks[0], report)
+        except RayError:
+            rows = ResultStore(job["results"]).read_rows(
+                "trials", TrialConfig(**job["fields"]).trial_id
+            )
+            if rows and rows[0]["status"] in ("failed", "diverged"):
+                return rows[0]
+            raise
+        finally:
+            for rank in ranks:
+                ray.kill(rank)
+
+
+def _follow(ends: list, main: Any, report: Callable[[list[Row]], None]) -> Row:
+    """Pass rows on until the main rank has ended. Raises RayError as soon as any rank dies."""
+    pending = list(ends)
+    while ends[0] in pending:
+        done, pending = ray.wait(pending, timeout=REPORT_EVERY_S)
+        for end in done:
+            ray.get(end)
+        report(ray.get(main.take_rows.remote()))
+    return ray.get(ends[0])
 
 
 class _Pending:
@@ -59,9 +171,9 @@ class _Pending:
         self._rows: list[Row] = []
         self._sent = time.monotonic()
 
-    def add(self, row: Row) -> None:
-        self._rows.append(row)
-        if time.monotonic() - self._sent >= REPORT_EVERY_S:
+    def add(self, rows: list[Row]) -> None:
+        self._rows += rows
+        if self._rows and time.monotonic() - self._sent >= REPORT_EVERY_S:
             tune.report({"rows": self.take()})
 
     def take(self) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from typing import Final, Literal, NamedTuple
 
-from trainers.registry import unknown
+from trainers.registry import InputError, unknown
 
 Schedule = Literal["step", "cosine", "constant"]
 
@@ -27,8 +27,12 @@ def check_optimizer(name: str) -> None:
     """Raises InputError, with the nearest name, unless a recipe or timm has the optimizer."""
     if name in RECIPES:
         return
-    from timm.optim import list_optimizers  # takes seconds, and few studies need it
+    from timm.optim import get_optimizer_info, list_optimizers  # takes seconds, few studies need it
 
     names = [str(each) for each in list_optimizers()]
     if name not in names:
         raise unknown("optimizer", name, sorted({*RECIPES, *names}))
+    if get_optimizer_info(name).second_order:
+        raise InputError(
+            f"{name} needs second derivatives, which training doesn't take; use another optimizer"
+        )

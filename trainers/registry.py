@@ -60,7 +60,7 @@ class Registry(Generic[T]):
 
 
 LOSSES: Final[Registry[Callable]] = Registry(
-    "loss", {"ce": "trainers.losses", "bce": "trainers.losses"}
+    "loss", dict.fromkeys(("bce", "ce", "focal", "mse"), "trainers.losses")
 )
 
 

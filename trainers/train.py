@@ -1,7 +1,8 @@
-"""Entry point: one trial, without Ray."""
+"""Entry point: one trial, without Ray, in one process or as many as torchrun starts."""
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any, NoReturn
 
 from trainers.command_line import Parser
 from trainers.config import TrialConfig
-from trainers.datasets import DATASETS
 from trainers.registry import InputError
 from trainers.results import ResultStore
 
@@ -49,34 +49,43 @@ def show(row: dict[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Train; returns the exit code."""
     args = parse_args(argv)
+    is_main = os.environ.get("RANK", "0") == "0"  # the one of torchrun's processes that speaks
     try:
-        config, store = read_config(args.config), ResultStore(args.results)
-        store.check_writable()
-        from trainers.loop import run_trial  # after the checks: torch takes seconds to import
-        from trainers.models import build_model
+        row = train(args, is_main)
+    except InputError as error:
+        if is_main:
+            print(f"error: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last epoch", file=sys.stderr)
+        return INTERRUPTED
+    if is_main:
+        print(f"{row['status']} after {row['wall_s']:.1f} s", row["reason"] or "")
+    return OK if row["status"] == "finished" else FAILED
 
-        read = DATASETS[config.dataset].read
-        if read is not None:
-            read(args.data_dir, args.download)
-        build_model(config, num_train=1)
-        print(f"{config.trial_id} {config.canonical()}")
 
-        row = run_trial(
+def train(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
+    """Run the trial, in this process or as one of torchrun's; its row. Raises InputError."""
+    config, store = read_config(args.config), ResultStore(args.results)
+    store.check_writable()
+    from trainers import distributed  # after the checks: torch takes seconds to import
+    from trainers.check import check_trials
+    from trainers.loop import run_trial
+
+    workers = int(os.environ.get("WORLD_SIZE", "1"))
+    check_trials([config], data_dir=args.data_dir, download=args.download, workers=workers)
+    if is_main:
+        print(f"{config.trial_id} {config.canonical()}", flush=True)
+    with distributed.from_environment() as ranks:
+        return run_trial(
             config,
             show,
             store=store,
             data_dir=args.data_dir,
             download=args.download,
             keep_checkpoints=args.keep_checkpoints,
+            ranks=ranks,
         )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return BAD_INPUT
-    except KeyboardInterrupt:
-        print("interrupted; the same command continues from the last epoch", file=sys.stderr)
-        return INTERRUPTED
-    print(f"{row['status']} after {row['wall_s']:.1f} s", row["reason"] or "")
-    return OK if row["status"] == "finished" else FAILED
 
 
 def entry() -> NoReturn:

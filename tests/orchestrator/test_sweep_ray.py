@@ -262,3 +262,52 @@ def test_a_users_own_loss_and_dataset(home: Path) -> None:
     (trial,) = pq.read_table(home / "mine" / "trials").to_pylist()
     assert (trial["status"], trial["loss"], trial["num_train"]) == ("finished", "my_loss", 20)
     assert trial["loss_kwargs"] == '{"scale": 2}'
+
+
+DDP_STUDY = """
+dataset: digits
+model: mlp
+model_kwargs: {hidden: [32, 16]}
+loss: bce
+optimizer: adamw
+batch_size: 30
+epochs: 60
+augment: da1+da2
+regularizer: global
+"""
+TWO = ("--workers", "2", "--cpus-per-worker", "0.5")
+
+
+@pytest.fixture(scope="module")
+def two_ranks(home: Path) -> Rows:
+    (home / "ddp.yaml").write_text(DDP_STUDY)
+    finish(start(home, "two", *TWO, study="ddp.yaml"))
+    return rows(home / "two")
+
+
+def test_two_ranks_end_where_one_does(home: Path, two_ranks: Rows) -> None:
+    (trial,) = two_ranks["trials"]
+    assert (trial["status"], trial["world_size"], trial["epochs_done"]) == ("finished", 2, 60)
+    assert [row["epoch"] for row in two_ranks["epochs"]] == list(range(1, 61))
+    finish(start(home, "one", study="ddp.yaml"))
+    alone = rows(home / "one")
+    for ours, theirs in zip(two_ranks["epochs"][:5], alone["epochs"][:5], strict=True):
+        for name in ("train_loss", "nc1_train", "uniform_accuracy_test", "s_pos_mean_train"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
+
+
+def test_a_killed_rank_changes_no_number(
+    home: Path, two_ranks: Rows, without_times: Callable
+) -> None:
+    process = start(home, "rank", *TWO, study="ddp.yaml")
+    wait_for(lambda: checkpoints(home / "rank"), "a checkpoint")
+    listed = processes(process.pid)
+    ranks = [pid for pid, command in listed.items() if command.startswith("ray::_Rank")]
+    assert len(ranks) == 2, listed
+    os.kill(ranks[1], signal.SIGKILL)
+    finish(process)  # Tune brings the trial back by itself
+    found = rows(home / "rank")
+    assert found["trials"][0]["attempts"] > 1
+    for table in TABLES:
+        assert without_times(found[table]) == without_times(two_ranks[table])
+    wait_for(lambda: not processes(process.pid), "the end of every process", timeout_s=60)

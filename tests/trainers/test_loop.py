@@ -1,6 +1,7 @@
 """A trial from its first row to its last: resume, failure, and what lands in the store."""
 
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -18,10 +19,12 @@ from analysis.schema import ALPHA_BIAS, BIAS_METRICS, SPLIT_METRICS, WEIGHT_METR
 from trainers import checkpoint
 from trainers.config import TrialConfig
 from trainers.data import load_data
-from trainers.loop import Trainer, run_trial
+from trainers.distributed import Ranks
+from trainers.loop import run_trial
 from trainers.metrics import from_features
 from trainers.registry import LOSSES
 from trainers.results import CHECKPOINTS, ResultStore
+from trainers.trainer import Trainer
 
 Tiny = Callable[..., TrialConfig]
 Rows = list[dict[str, Any]]
@@ -31,6 +34,8 @@ KINDS: list[dict[str, Any]] = [
     {"optimizer": "adamw", "augment": "da1+da2", "regularizer": "global"},
     {"model_kwargs": {"channels": [4, 4, 8, 8], "drop_rate": 0.3, "drop_path_rate": 0.2}},
     {"model": "ufm", "model_kwargs": {}, "optimizer": "lbfgs", "batch_size": 60},
+    {"precision": "fp16", "augment": "da1"},
+    {"precision": "bf16", "optimizer": "nadamw", "lr": 1e-3, "schedule": "cosine"},
 ]
 
 
@@ -140,7 +145,7 @@ def test_features_of_a_classification_trial(tiny: Tiny, store: ResultStore) -> N
 def test_metrics_of_a_row_are_those_of_its_weights(tiny: Tiny) -> None:
     config = tiny()
     data = load_data(config, data_dir=Path(), download=False, device=torch.device("cpu"))
-    trainer = Trainer(config, data, torch.device("cpu"))
+    trainer = Trainer(config, data, Ranks(torch.device("cpu")))
     trainer.train_epoch(1)
     trainer.evaluate()
     row = trainer.evaluate()  # the second time nc4 of the training set has these class means
@@ -169,6 +174,12 @@ def test_alpha_bias_is_zero_at_theorem_2s_point() -> None:
     assert value == pytest.approx(0, abs=1e-5)
 
 
+def test_evaluation_is_dense_at_first_if_asked(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny(eval_every=4, eval_dense=2, epochs=6, samples_per_class=2)
+    rows = run(config, store)
+    assert [row["epoch"] for row in rows if "nc1_train" in row] == [1, 2, 4, 6]
+
+
 def test_evaluation_cadence_includes_the_last_epoch(tiny: Tiny, store: ResultStore) -> None:
     config = tiny(eval_every=2, epochs=5, samples_per_class=2)
     rows = run(config, store)
@@ -194,6 +205,54 @@ def test_an_error_is_failed_with_its_reason(tiny: Tiny, store: ResultStore, caps
     assert (trial["status"], trial["epochs_done"]) == ("failed", 0)
     assert "model_kwargs={'width': 3} don't fit resnet18" in trial["reason"]
     assert "Traceback" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        MemoryError("no more"),
+    ],
+)
+def test_out_of_memory_is_failed_with_the_batch_size_and_a_hint(
+    tiny: Tiny, store: ResultStore, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def train_epoch(self: Trainer, epoch: int) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(Trainer, "train_epoch", train_epoch)
+    run(tiny(), store)
+    (trial,) = store.read_rows("trials", tiny().trial_id)
+    assert trial["status"] == "failed"
+    assert trial["reason"].startswith("out of memory at batch_size=16; use a smaller one")
+    assert str(error) in trial["reason"]
+
+
+def test_a_checkpoint_of_another_format_is_refused(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny()
+    state = {"trial_id": config.trial_id, "format": 1, "something": "else"}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    store.write_bytes(buffer.getvalue(), CHECKPOINTS, config.trial_id, "epoch_000001.pt")
+    run(config, store)
+    (trial,) = store.read_rows("trials", config.trial_id)
+    assert trial["status"] == "failed"
+    assert "format 1, not of" in trial["reason"]
+
+
+def test_16_bits_train_and_are_measured_in_32(tiny: Tiny) -> None:
+    rows = {}
+    for precision in ("fp32", "bf16"):
+        config = tiny(precision=precision)
+        data = load_data(config, data_dir=Path(), download=False, device=torch.device("cpu"))
+        trainer = Trainer(config, data, Ranks(torch.device("cpu")))
+        before = trainer.evaluate()
+        rows[precision] = before, trainer.train_epoch(1)
+    assert rows["bf16"][0] == pytest.approx(rows["fp32"][0], nan_ok=True)  # same weights
+    losses = [row["train_loss"] for _, row in rows.values()]
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
 def test_a_finished_trial_is_not_trained_again(tiny: Tiny, store: ResultStore) -> None:

@@ -1,12 +1,13 @@
 """Backbones at 32x32 in the paper's form, the head's sign and initialisation."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from trainers.config import TrialConfig
-from trainers.models import Head, build_model
+from trainers.models import Head, build_model, check_model_builds
 from trainers.registry import InputError
 
 Tiny = Callable[..., TrialConfig]
@@ -73,7 +74,54 @@ def test_free_features_belong_to_their_samples() -> None:
     config = TrialConfig.parse(
         {**fields, "loss": "ce", "optimizer": "lbfgs", "model_kwargs": {"num_features": 5}}
     )
+    check_model_builds(config)
     net = build_model(config, num_train=12)
     features, logits = net(torch.tensor([7, 2]))
     assert torch.equal(features, net.state_dict()["backbone.features"][[7, 2]])
     assert logits.shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "model_kwargs",
+    [{"num_feature": 5}, {"num_features": 0}, {"num_features": 2.5}, {"num_features": True}],
+)
+def test_free_features_take_their_dimension_only(tiny: Tiny, model_kwargs: dict[str, Any]) -> None:
+    config = tiny(model="ufm", model_kwargs=model_kwargs)
+    with pytest.raises(
+        InputError, match=r"model_kwargs=\{.*\} don't fit ufm; it takes num_features"
+    ):
+        check_model_builds(config)
+    with pytest.raises(InputError, match="don't fit ufm"):
+        build_model(config, num_train=3)
+
+
+def test_the_check_allocates_no_weights(tiny: Tiny) -> None:
+    wide = {"hidden": [10**6, 10**6]}  # 4 TB
+    check_model_builds(tiny(model="mlp", model_kwargs=wide))
+
+
+def test_the_check_uses_the_images_of_the_dataset(tiny: Tiny) -> None:
+    check_model_builds(tiny())
+    check_model_builds(tiny(model="mlp", model_kwargs={"hidden": [4]}))
+    with pytest.raises(InputError, match=r"model=inception_v3 .* can't take image_size=8"):
+        check_model_builds(tiny(model="inception_v3", model_kwargs={}))
+
+
+@pytest.mark.parametrize(
+    ("model", "model_kwargs", "num_features"),
+    [
+        ("mlp", {"hidden": [16, 12]}, 12),
+        ("vit_tiny_patch16_224", {"patch_size": 4, "depth": 2}, 192),
+        ("swin_tiny_patch4_window7_224", {"patch_size": 1, "window_size": 4}, 768),
+    ],
+)
+def test_other_backbones_start_from_the_seed_and_train(
+    tiny: Tiny, model: str, model_kwargs: dict[str, Any], num_features: int
+) -> None:
+    config = tiny(model=model, model_kwargs=model_kwargs)
+    net, same = build_model(config, 1), build_model(config, 1)
+    assert all(torch.equal(a, b) for a, b in zip(net.parameters(), same.parameters(), strict=True))
+    features, logits = net(torch.randn(3, 1, 8, 8))
+    assert features.shape == (3, num_features)
+    logits.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())

@@ -1,0 +1,161 @@
+"""The processes of one trial: who this one is, and what they tell each other."""
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+BATCH_NORM = nn.modules.batchnorm._BatchNorm  # all of its kinds, as torch's own code names them
+
+
+class RankLostError(OSError):
+    """Another process of the trial is gone; this trial can be taken up at its checkpoint."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the `world_size` of its trial, and its device."""
+
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this is the process that writes and reports."""
+        return self.rank == 0
+
+    def share(self, count: int) -> slice:
+        """This rank's contiguous part of `count` samples; the first ranks have one more."""
+        each, more = divmod(count, self.world_size)
+        start = self.rank * each + min(self.rank, more)
+        return slice(start, start + each + (self.rank < more))
+
+    def add_up(self, tensor: Tensor) -> Tensor:
+        """The sum of all ranks' tensors, on every rank, in place."""
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, mine: T) -> list[T]:
+        """All ranks' objects in rank order, on the main rank; elsewhere this rank's alone."""
+        if self.world_size == 1:
+            return [mine]
+        gathered: list[Any] | None = [None] * self.world_size if self.is_main else None
+        dist.gather_object(mine, gathered)
+        return gathered if gathered is not None else [mine]
+
+    def from_main(self, mine: T) -> T:
+        """The main rank's object, on every rank."""
+        if self.world_size == 1:
+            return mine
+        box = [mine]
+        dist.broadcast_object_list(box)
+        return box[0]
+
+    def copy_buffers(self, model: nn.Module) -> None:
+        """Give every rank the main one's buffers, such as BatchNorm's running statistics."""
+        if self.world_size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, 0)
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def alone() -> Ranks:
+    """A trial of one process."""
+    return Ranks(default_device())
+
+
+@contextmanager
+def from_environment() -> Iterator[Ranks]:
+    """One of the processes that torchrun started, or a process by itself."""
+    environment = os.environ
+    world_size = int(environment.get("WORLD_SIZE", "1"))
+    if world_size == 1:
+        yield alone()
+        return
+    here = int(environment.get("LOCAL_WORLD_SIZE", "0"))
+    with join(
+        "env://",
+        rank=int(environment["RANK"]),
+        world_size=world_size,
+        local_rank=int(environment.get("LOCAL_RANK", "0")),
+        one_node=here == world_size,
+    ) as ranks:
+        yield ranks
+
+
+@contextmanager
+def join(
+    init_method: str, *, rank: int, world_size: int, local_rank: int = 0, one_node: bool = False
+) -> Iterator[Ranks]:
+    """Form the group of a trial's processes; raises when not all of them come.
+
+    Args: `init_method` is where they meet, as in `torch.distributed.init_process_group`; with
+    `one_node` nothing listens beyond the loopback interface.
+    """
+    if one_node:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    device = default_device()
+    if device.type == "cuda":
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+    try:
+        yield Ranks(device, rank, world_size)
+    finally:
+        dist.destroy_process_group()
+
+
+def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
+    """The model for training: as it is for one process, else with gradients averaged by DDP."""
+    if ranks.world_size == 1:
+        return model
+    on_gpu = ranks.device.type == "cuda"
+    return nn.parallel.DistributedDataParallel(
+        model,
+        device_ids=[ranks.device] if on_gpu else None,
+        gradient_as_bucket_view=True,
+        # Buckets are laid out anew after the first step otherwise, and with three ranks or more
+        # the layout decides in which order their gradients are added: a trial that is resumed
+        # would differ in the last bit.
+        find_unused_parameters=True,
+    )
+
+
+def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> str | None:
+    """Let BatchNorm inside a model see the global batch where PyTorch can; what it sees now.
+
+    `global batch` on GPUs; `per rank`, with a warning, on CPUs; None in one process or without it.
+    """
+    if ranks.world_size == 1 or not any(isinstance(m, BATCH_NORM) for m in model.modules()):
+        return None
+    if ranks.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, all but a root that is one
+        return "global batch"
+    if ranks.is_main:
+        warnings.warn(
+            "BatchNorm sees each rank's part of a batch, not the global one: PyTorch has no "
+            "SyncBatchNorm on CPUs; numbers depend on the number of workers",
+            stacklevel=2,
+        )
+    return "per rank"
+
+
+def lost_rank(error: BaseException) -> bool:
+    """Whether an error says that another rank is gone, rather than that this one failed."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and "gloo" in str(error)
+    )
