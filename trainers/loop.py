@@ -63,7 +63,7 @@ def run_trial(
         except OSError:
             raise
         except Diverged as end:
-            return attempt.give_up("diverged", str(end))
+            return ranks.from_main(attempt.give_up("diverged", str(end)))
         except Exception as error:
             if ranks.world_size > 1 and distributed.lost_rank(error):
                 raise RankLostError(f"a rank of {config.trial_id} is gone: {error}") from error
@@ -71,7 +71,7 @@ def run_trial(
             return attempt.give_up("failed", _reason(error, config))
         if ranks.is_main and not keep_checkpoints:
             store.remove_folder(CHECKPOINTS, config.trial_id)
-        return attempt.row
+        return ranks.from_main(attempt.row)
 
 
 def _reason(error: Exception, config: TrialConfig) -> str:

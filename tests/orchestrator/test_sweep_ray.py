@@ -93,7 +93,7 @@ def rows(results: Path) -> Rows:
                 for file in (results / table).iterdir()
                 for row in pq.read_table(file).to_pylist()
             ),
-            key=lambda row: [str(v) for v in row.values()][:2],
+            key=lambda row: [str(v).zfill(20) for v in row.values()][:2],
         )
         for table in TABLES
     }
@@ -107,7 +107,7 @@ def processes(session: int) -> dict[int, str]:
     return {int(f[0]): f[3] for f in fields if f[1] == str(session) and f[2][0] != "Z"}
 
 
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 90) -> None:
+def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 240) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen within {timeout_s} s"
