@@ -69,7 +69,7 @@ class TrialConfig(BaseModel):
     weight_decay: NotNegative | None = None
     bias_init_mean: Finite = 0.0
     precision: Precision = "fp32"  # of the forward pass; weights and metrics are never reduced
-    compile: bool = False  # by torch.compile; worth its minute in long trials alone
+    compile: bool = False  # by torch.compile, if there are steps enough to be worth its minute
     eval_every: Count = 1
     eval_dense: Annotated[int, Field(ge=0)] = 0  # epochs at the start that are all evaluated
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

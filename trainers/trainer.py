@@ -4,6 +4,7 @@ Knows nothing of files and of how a trial ends: that is in `loop.py`. Every rank
 Trainer of its own and calls the same methods in the same order.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,6 +24,9 @@ from trainers.registry import LOSSES
 
 Row = dict[str, Any]
 MAX_FEATURES = 2000  # test samples whose features are kept for pictures
+# A shorter trial isn't compiled although it asks for it: that costs a minute, or seconds where a
+# trial of the same kind has filled the compiler's cache on this machine.
+COMPILE_FROM_STEPS = 1000
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,7 +52,7 @@ class Trainer:
         self.class_means: Tensor | None = None
         self.scores = ScoreHistogram(ranks.device)  # of the training set, filled when asked
         self._net = self._net_of_whole_batches = wrap(self.model, ranks)
-        if config.compile:
+        if config.compile and self._steps >= COMPILE_FROM_STEPS:
             torch.compiler.reset()  # what earlier trials of this process compiled
             self._net_of_whole_batches = torch.compile(self._net, dynamic=False)
         self._loss = LOSSES[config.loss]
@@ -129,6 +133,13 @@ class Trainer:
             )
         self.scaler.scale(objective * world_size).backward()
         return torch.stack([loss.detach(), objective.detach()])
+
+    @property
+    def _steps(self) -> int:
+        """Steps of the whole trial."""
+        config = self.config
+        each_pass = math.ceil(len(self.data.train) / config.batch_size)
+        return config.epochs * config.passes_per_epoch * each_pass
 
     @property
     def _whole_batch(self) -> int:

@@ -255,6 +255,38 @@ def test_16_bits_train_and_are_measured_in_32(tiny: Tiny) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+def test_compiled_trials_resume_exactly_and_train_alike(
+    tiny: Tiny, tmp_path: Path, without_times: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.trainer.COMPILE_FROM_STEPS", 0)
+    # 60 samples in batches of 16: the last one, of 12, is not compiled for.
+    config = tiny(model="mlp", model_kwargs={"hidden": [8]}, compile=True)
+    whole, parts, eager = (ResultStore(tmp_path / name) for name in ("whole", "parts", "eager"))
+    run(config, whole)
+    run(config, parts, stop_after=1)
+    run(config, parts)
+    expected, found = stored(whole, config), stored(parts, config)
+    for table in expected:
+        assert without_times(found[table]) == without_times(expected[table])
+    plain = tiny(model="mlp", model_kwargs={"hidden": [8]})
+    run(plain, eager)
+    for ours, theirs in zip(expected["epochs"], stored(eager, plain)["epochs"], strict=True):
+        assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=1e-5)
+
+
+def test_a_short_trial_is_not_compiled(
+    tiny: Tiny, store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile_(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("it compiles")
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    run(tiny(compile=True), store)
+    assert stored(store, tiny(compile=True))["trials"][0]["status"] == "finished"
+
+
 def test_a_finished_trial_is_not_trained_again(tiny: Tiny, store: ResultStore) -> None:
     config = tiny()
     first = run(config, store)
