@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help sweep test test-fast lint format clean
+.PHONY: help sweep test test-fast lint format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -28,6 +28,12 @@ lint: $(VENV)/dev.stamp  ## ruff and pyright
 format: $(VENV)/dev.stamp  ## let ruff rewrite
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/dev.stamp  ## ours against plain code, as ratios; on a machine that does nothing else
+	$(BIN)/python -m benchmarks.input_pipeline
+	$(BIN)/python -m benchmarks.evaluation
+	$(BIN)/python -m benchmarks.metrics
+	$(BIN)/python -m benchmarks.train_step
 
 clean:  ## remove the environment; results stay
 	rm -rf $(VENV)
