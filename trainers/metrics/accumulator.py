@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from trainers.metrics import collapse, cosine
-from trainers.metrics.collapse import ClassMoments, NearestMean
+from trainers.metrics.collapse import ClassMoments, Frame, NearestMean
 from trainers.metrics.cosine import UnitSums
 from trainers.metrics.scores import Moments, ScoreMoments, of_biases
-from trainers.metrics.uniform import Thresholds
+from trainers.metrics.uniform import Thresholds, predict
 
-_FAMILIES = (ClassMoments, NearestMean, UnitSums, Thresholds, ScoreMoments, Moments)
+_FAMILIES = (ClassMoments, Frame, NearestMean, UnitSums, Thresholds, ScoreMoments, Moments)
 
 
 class Accumulator:
@@ -27,6 +27,8 @@ class Accumulator:
     accumulators of disjoint samples equals one over all of them. Pickles, so workers can send it.
 
     class_means, (K, D), are the means that nc4 classifies by; without them nc4 is NaN.
+    frame, for who can read the samples twice as `from_features` can, has the class means of these
+    very samples: nc4 classifies by them, and nc1 costs O(B·K·D) a batch instead of O(B·D²).
     """
 
     def __init__(
@@ -35,6 +37,7 @@ class Accumulator:
         num_features: int,
         *,
         class_means: Tensor | None = None,
+        frame: Frame | None = None,
         device: torch.device | str = "cpu",
     ) -> None:
         if num_classes < 2 or num_features < 1:
@@ -49,11 +52,13 @@ class Accumulator:
         self._bias_K: Tensor | None = None
         with plain(self.device):
             self._strays = torch.zeros((), dtype=torch.int64, device=self.device)
-            self._moments = ClassMoments(num_classes, num_features, self.device)
+            self._frame = frame
+            self._moments = ClassMoments(num_classes, num_features, self.device, frame)
             self._units = UnitSums(num_classes, num_features, self.device)
             self._thresholds = Thresholds(self.device)
             self._scores = ScoreMoments(self.device)
-            self._nearest = NearestMean(self._checked_means(class_means), self.device)
+            means = frame.means_KR if frame else self._checked_means(class_means)
+            self._nearest = NearestMean(means, self.device)
 
     def update(self, features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> None:
         """Add a batch: features (B, D), integer labels (B,), and the classifier z = Wh - b.
@@ -67,13 +72,14 @@ class Accumulator:
             weight_KD, bias_K = self._float64(weight), self._float64(bias)
             self._weight_KD, self._bias_K = weight_KD, bias_K
             if len(labels):
+                features_BD = features.detach().to(self.device, torch.float64)
                 labels_B = labels.detach().to(self.device, torch.int64)
-                self._add(self._float64(features), labels_B, weight_KD, bias_K)
+                self._add(features_BD, labels_B, weight_KD, bias_K)
 
     def merge(self, other: "Accumulator") -> None:
         """Add another accumulator over other samples, same classifier and class_means.
 
-        Raises: ValueError if the numbers of classes or features differ.
+        Raises: ValueError if the numbers of classes or features differ, or for one with a frame.
         """
         ours, theirs = (
             (a.num_classes, a.num_features, a._nearest.means_KD is not None) for a in (self, other)
@@ -82,6 +88,10 @@ class Accumulator:
             raise ValueError(
                 f"cannot merge accumulators with (num_classes, num_features, has class_means) "
                 f"{ours} and {theirs}; build both with the same arguments"
+            )
+        if self._frame or other._frame:
+            raise ValueError(
+                "an accumulator with a frame can't be merged; give class_means instead"
             )
         with plain(self.device):
             other = other if other.device == self.device else other.to(self.device)
@@ -137,20 +147,20 @@ class Accumulator:
         self, features_BD: Tensor, labels_B: Tensor, weight_KD: Tensor, bias_K: Tensor
     ) -> None:
         self.num_samples += len(labels_B)
-        classes_K = torch.arange(self.num_classes, device=self.device)
-        of_class_BK = labels_B[:, None] == classes_K
-        self._strays += (~of_class_BK.any(1)).sum()
-        labels_B = labels_B.clamp(0, self.num_classes - 1)  # a stray must not end a GPU's process
-        # Sums over classes are products with this matrix: adding by index is not deterministic
-        # on a GPU.
-        one_hot_BK = of_class_BK.double()
-        scores_BK = features_BD @ weight_KD.T
+        known_B = labels_B.clamp(0, self.num_classes - 1)  # a stray must not end a GPU's process
+        self._strays += (known_B != labels_B).sum()
+        if self._frame is None:
+            scores_BK, points_BR = features_BD @ weight_KD.T, features_BD
+        else:  # one product is faster than two
+            both = features_BD @ torch.cat([weight_KD, self._frame.rows_RD]).T
+            scores_BK, points_BR = both.tensor_split([self.num_classes], dim=1)
         logits_BK = scores_BK - bias_K
-        self._moments.update(features_BD, labels_B, one_hot_BK)
-        self._units.update(features_BD, one_hot_BK)
-        self._thresholds.update(logits_BK, labels_B, of_class_BK)
-        self._scores.update(scores_BK, of_class_BK)
-        self._nearest.update(features_BD, logits_BK)
+        predicted_B = predict(logits_BK)
+        self._moments.update(features_BD, points_BR, known_B)
+        self._units.update(features_BD, known_B)
+        self._thresholds.update(logits_BK, known_B, predicted_B)
+        self._scores.update(scores_BK, known_B)
+        self._nearest.update(points_BR, predicted_B)
 
     def _float64(self, tensor: Tensor) -> Tensor:
         # A copy: the caller may train on before `compute`.

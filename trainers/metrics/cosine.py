@@ -7,6 +7,8 @@ no N x N matrix is formed.
 import torch
 from torch import Tensor
 
+from trainers.metrics.by_class import add_by_class
+
 
 class UnitSums:
     """Sum of the unit vectors ĥ = h/‖h‖ of each class, and the class counts.
@@ -18,10 +20,10 @@ class UnitSums:
         self.counts_K = torch.zeros(num_classes, dtype=torch.float64, device=device)
         self.sums_KD = torch.zeros(num_classes, num_features, dtype=torch.float64, device=device)
 
-    def update(self, features_BD: Tensor, one_hot_BK: Tensor) -> None:
-        """Add a batch: float64 features and the class ids as float64 rows of 0 and 1."""
-        self.counts_K += one_hot_BK.sum(0)
-        self.sums_KD.addmm_(one_hot_BK.T, unit(features_BD))
+    def update(self, features_BD: Tensor, labels_B: Tensor) -> None:
+        """Add a batch: float64 features and class ids."""
+        add_by_class(self.counts_K, torch.ones_like(features_BD[:, 0]), labels_B)
+        add_by_class(self.sums_KD, unit(features_BD), labels_B)
 
     def merge(self, other: "UnitSums") -> None:
         """Add other samples."""

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from trainers.metrics.accumulator import Accumulator, plain
-from trainers.metrics.collapse import NearestMean
+from trainers.metrics.by_class import add_by_class
+from trainers.metrics.collapse import Frame
 
 Array: TypeAlias = NDArray[Any] | Tensor
 
-# Numbers in a chunk of float64 features: 16 MiB, beside which other costs of a chunk are small.
-_CHUNK_NUMBERS = 2**21
+# Numbers in a chunk of float64 features: 2 MiB, about what a core's cache holds.
+_CHUNK_NUMBERS = 2**18
 
 
 def from_features(
@@ -26,7 +27,8 @@ def from_features(
 
     Args: features (N, D), integer labels (N,) in 0..K-1, weight (K, D), bias (K,), as numpy arrays
     or torch tensors; num_classes, if given, is checked to be K. Computed in float64 on the device
-    of `features`, a chunk at a time, so a memory-mapped array is never read whole.
+    of `features`, a chunk at a time, so a memory-mapped array is never held whole. It is read
+    twice: the class means must be known before nc4 can look at the first sample.
     Returns: the metrics of `analysis.schema` by name, without split suffix; a metric that the
     samples cannot give, as nc1 where a class has none, is NaN.
     Raises: ValueError for shapes that do not go together, labels out of range, no samples, K < 2.
@@ -35,21 +37,27 @@ def from_features(
     device = features.device if isinstance(features, Tensor) else torch.device("cpu")
     labels_N = _integers(labels, device, num_classes=weight.shape[0])
     weight_KD, bias_K = _float64(weight, device), _float64(bias, device)
-    accumulator = Accumulator(*weight_KD.shape, device=device)
     rows = max(1, _CHUNK_NUMBERS // max(weight_KD.shape))
     chunks = [slice(start, start + rows) for start in range(0, len(labels_N), rows)]
-    for chunk in chunks:
-        batch_BD = _float64(features[chunk], device)
-        accumulator.update(batch_BD, labels_N[chunk], weight_KD, bias_K)
-    metrics = accumulator.compute()
-    # nc4 needs the means of all samples before it can look at the first.
     with plain(device):
-        nearest = NearestMean(accumulator.class_means, device)
-        for chunk in chunks:
-            batch_BD = _float64(features[chunk], device)
-            nearest.update(batch_BD, batch_BD @ weight_KD.T - bias_K)
-        metrics["nc4"] = float(nearest.compute()["nc4"])
-    return metrics
+        frame = Frame(_class_means(features, labels_N, weight_KD.shape, chunks))
+    accumulator = Accumulator(*weight_KD.shape, frame=frame, device=device)
+    for chunk in chunks:
+        accumulator.update(_float64(features[chunk], device), labels_N[chunk], weight_KD, bias_K)
+    return accumulator.compute()
+
+
+def _class_means(
+    features: Array, labels_N: Tensor, shape: torch.Size, chunks: list[slice]
+) -> Tensor:
+    """Class means (K, D); NaN where a class has no sample."""
+    sums_KD = torch.zeros(shape, dtype=torch.float64, device=labels_N.device)
+    counts_K = torch.zeros_like(sums_KD[:, 0])
+    for chunk in chunks:
+        batch_BD, labels_B = _float64(features[chunk], labels_N.device), labels_N[chunk]
+        add_by_class(sums_KD, batch_BD, labels_B)
+        add_by_class(counts_K, torch.ones_like(batch_BD[:, 0]), labels_B)
+    return sums_KD / counts_K[:, None]
 
 
 def _check(

@@ -10,6 +10,8 @@ from typing import Literal, TypedDict
 import torch
 from torch import Tensor
 
+from trainers.metrics.by_class import split_by_class
+
 BINS_PER_UNIT = 32  # a power of two, so that edges and the bin of a score are exact
 LIMIT = 64  # regular bins cover [-LIMIT, LIMIT)
 _BELOW, _ABOVE = 0, 2 * LIMIT * BINS_PER_UNIT + 1
@@ -18,44 +20,41 @@ KINDS: tuple[Literal["positive", "negative"], ...] = ("positive", "negative")
 
 
 class Moments:
-    """Mean and population standard deviation of a stream of numbers, about its first batch's mean.
+    """Mean and population standard deviation of a stream of numbers, from those of its batches.
 
-    Source: the shifted-data algorithm, Chan, Golub and LeVeque 1983.
+    Each batch in two passes about its own mean, then joined: nothing large cancels.
+    Source: the pairwise algorithm, Chan, Golub and LeVeque 1983.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.count = torch.zeros((), dtype=torch.float64, device=device)
-        self.shift = torch.zeros_like(self.count)
-        self.total = torch.zeros_like(self.count)
-        self.squares = torch.zeros_like(self.count)
+        self.centre = torch.zeros_like(self.count)
+        self.squares = torch.zeros_like(self.count)  # Σ (x - centre)²
 
-    def update(self, values: Tensor, chosen: Tensor) -> None:
-        """Add the values at which the mask `chosen`, of the same shape, is true."""
-        count = chosen.sum()
-        mean = torch.where(chosen, values, 0.0).sum() / count
-        self.shift = torch.where((self.count == 0) & (count > 0), mean, self.shift)
-        shifted = torch.where(chosen, values - self.shift, 0.0)
-        self.count += count
-        self.total += shifted.sum()
-        self.squares += shifted.square().sum()
+    def update(self, values: Tensor) -> None:
+        """Add at least one value, of any shape."""
+        centre = values.mean()
+        self._join(values.numel(), centre, (values - centre).square().sum())
 
     def merge(self, other: "Moments") -> None:
-        """Add other numbers, moved exactly to this side's shift."""
-        both = (self.count > 0) & (other.count > 0)
-        delta = torch.where(both, other.shift - self.shift, 0.0)
-        self.shift = torch.where(self.count > 0, self.shift, other.shift)
-        self.squares += other.squares + delta * (2 * other.total + other.count * delta)
-        self.total += other.total + other.count * delta
-        self.count += other.count
+        """Add other numbers."""
+        self._join(other.count, other.centre, other.squares)
+
+    def _join(self, count: Tensor | int, centre: Tensor, squares: Tensor) -> None:
+        total = self.count + count
+        share = torch.where(total > 0, count / total, 0.0)
+        delta = centre - self.centre
+        self.squares = self.squares + squares + self.count * share * delta.square()
+        self.centre = self.centre + share * delta
+        self.count = total
 
     def mean(self) -> Tensor:
         """The mean; NaN without values."""
-        return self.shift + self.total / self.count
+        return torch.where(self.count > 0, self.centre, math.nan)
 
     def std(self) -> Tensor:
         """The population standard deviation (divides by the count); NaN without values."""
-        variance = self.squares / self.count - (self.total / self.count).square()
-        return variance.clamp(min=0.0).sqrt()
+        return (self.squares / self.count).sqrt()
 
 
 class ScoreMoments:
@@ -65,10 +64,11 @@ class ScoreMoments:
         self.positive = Moments(device)
         self.negative = Moments(device)
 
-    def update(self, scores_BK: Tensor, of_class_BK: Tensor) -> None:
-        """Add a batch: float64 scores, and where a score is of the sample's class."""
-        self.positive.update(scores_BK, of_class_BK)
-        self.negative.update(scores_BK, ~of_class_BK)
+    def update(self, scores_BK: Tensor, labels_B: Tensor) -> None:
+        """Add a batch: float64 scores and class ids."""
+        positive_B1, negative_BK = split_by_class(scores_BK, labels_B)
+        self.positive.update(positive_B1)
+        self.negative.update(negative_BK)
 
     def merge(self, other: "ScoreMoments") -> None:
         """Add other samples."""

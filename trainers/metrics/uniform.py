@@ -9,6 +9,8 @@ import math
 import torch
 from torch import Tensor
 
+from trainers.metrics.by_class import split_by_class
+
 
 class Thresholds:
     """For each sample its positive logit and its largest negative logit; and who was right."""
@@ -19,18 +21,13 @@ class Thresholds:
         self.positive: list[Tensor] = []
         self.max_negative: list[Tensor] = []
 
-    def update(self, logits_BK: Tensor, labels_B: Tensor, of_class_BK: Tensor) -> None:
-        """Add a batch: float64 logits, class ids, and where a logit is of the sample's class.
-
-        A sample with a logit that is not finite is misclassified, whatever its other logits.
-        """
-        finite_B = logits_BK.isfinite().all(1)
-        # argmax takes the first of equal maxima, as numpy's does.
-        self.correct += ((logits_BK.argmax(1) == labels_B) & finite_B).sum()
+    def update(self, logits_BK: Tensor, labels_B: Tensor, predicted_B: Tensor) -> None:
+        """Add a batch: float64 logits, class ids, and the classes that `predict` gives."""
+        self.correct += (predicted_B == labels_B).sum()
         self.count += len(labels_B)
-        positive_B = logits_BK.gather(1, labels_B[:, None])[:, 0]
-        self.positive.append(torch.where(finite_B, positive_B, math.nan))
-        self.max_negative.append(logits_BK.masked_fill(of_class_BK, -math.inf).amax(1))
+        positive_B1, negative_BK = split_by_class(logits_BK, labels_B)
+        self.positive.append(torch.where(predicted_B >= 0, positive_B1[:, 0], math.nan))
+        self.max_negative.append(negative_BK.amax(1))
 
     def merge(self, other: "Thresholds") -> None:
         """Add other samples."""
@@ -50,6 +47,15 @@ class Thresholds:
             "uniform_accuracy": covered / self.count,
             "uniform_threshold": threshold,
         }
+
+
+def predict(logits_BK: Tensor) -> Tensor:
+    """The class of the largest logit, the first of equals; -1 where a logit is not finite.
+
+    So such a sample is misclassified, whatever its other logits.
+    """
+    finite_B = logits_BK.abs().amax(1).isfinite()  # amax passes NaN on
+    return torch.where(finite_B, logits_BK.argmax(1), -1)
 
 
 def most_covered(left_N: Tensor, right_N: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,6 +8,7 @@ import torch
 
 from trainers.metrics import from_features
 from trainers.metrics.collapse import ClassMoments, NearestMean, etf_distance, nc1
+from trainers.metrics.uniform import predict
 
 SHAPES = [(2, 1), (2, 5), (3, 2), (3, 7), (10, 4), (10, 9), (10, 16)]
 
@@ -75,10 +76,9 @@ def test_balanced_classes_leave_out_the_empty_direction(draw):
 def test_rounding_in_the_empty_direction_does_not_count():
     # Means on a line, noise across it; a centred mean that rounding has moved off the line by 1e-9
     # must not divide the noise by 1e-18: two classes have one direction.
-    features = np.array([[1, 0.5], [1, -0.5], [-1, 0.5], [-1, -0.5]])
-    labels = torch.tensor([0, 0, 1, 1])
+    features = torch.tensor([[1, 0.5], [1, -0.5], [-1, 0.5], [-1, -0.5]], dtype=torch.float64)
     moments = ClassMoments(2, 2, torch.device("cpu"))
-    moments.update(torch.tensor(features), labels, torch.eye(2, dtype=torch.float64)[labels])
+    moments.update(features, features, torch.tensor([0, 0, 1, 1]))
     means = torch.tensor([[1.0, 1e-9], [-1.0, 1e-9]], dtype=torch.float64)
     assert float(nc1(moments, means, means)) == pytest.approx(0, abs=1e-15)
 
@@ -205,7 +205,7 @@ def test_nc4_counts_a_sample_without_finite_logits_as_disagreeing():
     nearest = NearestMean(torch.eye(2, dtype=torch.float64), torch.device("cpu"))
     features = torch.eye(2, dtype=torch.float64)
     # Both argmaxes name the nearest class, but the first of them by an infinite logit.
-    nearest.update(features, torch.tensor([[torch.inf, 0], [0, 1]]))
+    nearest.update(features, predict(torch.tensor([[torch.inf, 0], [0, 1]])))
     assert float(nearest.compute()["nc4"]) == 0.5
 
 

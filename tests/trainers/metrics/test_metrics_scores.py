@@ -64,7 +64,7 @@ def test_merged_moments_equal_those_of_all_numbers(left, right):
         moments = Moments(torch.device("cpu"))
         values = torch.tensor(numbers, dtype=torch.float64)
         for value in values:
-            moments.update(value[None], torch.tensor([True]))
+            moments.update(value)
         parts.append(moments)
     parts[0].merge(parts[1])
     both = np.array(left + right)
@@ -75,13 +75,6 @@ def test_merged_moments_equal_those_of_all_numbers(left, right):
     size = np.abs(both).max()
     assert float(parts[0].mean()) == pytest.approx(both.mean(), rel=1e-12, abs=1e-14 * size)
     assert float(parts[0].std()) == pytest.approx(both.std(), rel=1e-9, abs=1e-7 * size)
-
-
-def test_numbers_that_are_not_chosen_do_not_count():
-    moments = Moments(torch.device("cpu"))
-    values = torch.tensor([1.0, math.nan, 3.0], dtype=torch.float64)
-    moments.update(values, torch.tensor([True, False, True]))
-    assert (float(moments.mean()), float(moments.std())) == (2.0, 1.0)
 
 
 def expected_bins(scores, labels):

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainers.metrics.uniform import Thresholds, most_covered
+from trainers.metrics.uniform import Thresholds, most_covered, predict
 
 
 def scan(logits, labels):
@@ -31,7 +31,7 @@ def thresholds_of(logits, labels, chunk=None):
     chunk = chunk or len(labels)
     for i in range(0, len(labels), chunk):
         z, y = logits[i : i + chunk], labels[i : i + chunk]
-        state.update(z, y, y[:, None] == torch.arange(z.shape[1]))
+        state.update(z, y, predict(z))
     return state
 
 
