@@ -1,0 +1,72 @@
+"""Two sides of a comparison timed in turn, in one process, so that both see the same machine."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from statistics import median
+
+Work = Callable[[], int]  # does a round's work and returns how many items it was
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What our side did against one peer."""
+
+    peer: str
+    ours_per_s: float  # median over the rounds
+    peer_per_s: float
+    ratios: list[float]  # ours over the peer's, round by round
+    target: float
+
+    @property
+    def ratio(self) -> float:
+        """The median over the rounds: one disturbed round doesn't move it."""
+        return median(self.ratios)
+
+
+def compare(
+    ours: Work, peers: Mapping[str, tuple[Work, float]], *, rounds: int
+) -> list[Comparison]:
+    """Time our side and each peer, given with its target, in turn.
+
+    An unrecorded round goes before. Every second round runs backwards, so that nobody is always
+    the one that comes after a certain other.
+    """
+    sides = {"": ours, **{name: work for name, (work, _) in peers.items()}}
+    rates: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(rounds + 1):
+        for name in sides if number % 2 else reversed(sides):
+            rate = _rate(sides[name])
+            if number > 0:
+                rates[name].append(rate)
+    return [
+        Comparison(
+            name,
+            median(rates[""]),
+            median(rates[name]),
+            [mine / theirs for mine, theirs in zip(rates[""], rates[name], strict=True)],
+            target,
+        )
+        for name, (_, target) in peers.items()
+    ]
+
+
+def _rate(work: Work) -> float:
+    """Items a second of one round."""
+    begin = time.perf_counter()
+    count = work()
+    return count / (time.perf_counter() - begin)
+
+
+def print_table(title: str, comparisons: list[Comparison]) -> None:
+    """One line a peer, in images a second."""
+    rounds = len(comparisons[0].ratios)
+    print(f"{title}; images/s, median of {rounds} rounds")
+    print(f"{'peer':<44} {'ours':>10} {'peer':>10} {'ratio':>7} {'(min to max)':>16} {'target':>7}")
+    for each in comparisons:
+        spread = f"({min(each.ratios):.2f} to {max(each.ratios):.2f})"
+        verdict = "met" if each.ratio >= each.target else "missed"
+        print(
+            f"{each.peer:<44} {each.ours_per_s:>10,.0f} {each.peer_per_s:>10,.0f} "
+            f"{each.ratio:>7.2f} {spread:>16} {each.target:>7.2f} {verdict}"
+        )
