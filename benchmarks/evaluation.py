@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.pairing import Work, compare, print_table
-from benchmarks.synthetic import BATCH, MEAN, STD, data, random_images, trial
+from benchmarks.synthetic import MEAN, STD, data, random_images, trial
+from trainers.data import EVAL_BATCH
 from trainers.distributed import Ranks
 from trainers.models import Classifier
 from trainers.trainer import Trainer
@@ -25,14 +26,14 @@ def ours(trainer: Trainer) -> Work:
 
 
 def plain_peer(model: Classifier, images: Tensor) -> Work:
-    """The same model in NCHW, in evaluation mode but with gradients' bookkeeping."""
+    """The same model and batches in NCHW, in evaluation mode but with gradients' bookkeeping."""
     model = deepcopy(model).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
     nchw = images.permute(0, 3, 1, 2).contiguous()
     mean, std = (255 * torch.tensor(each).view(3, 1, 1) for each in (MEAN, STD))
 
     def run() -> int:
         model.eval()
-        return sum(len(model((batch.float() - mean) / std)[1]) for batch in nchw.split(BATCH))
+        return sum(len(model((batch.float() - mean) / std)[1]) for batch in nchw.split(EVAL_BATCH))
 
     return run
 
@@ -40,7 +41,7 @@ def plain_peer(model: Classifier, images: Tensor) -> Work:
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=512, help="in the split")
+    parser.add_argument("--images", type=int, default=EVAL_BATCH, help="in the split")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args(argv)

@@ -76,7 +76,13 @@ def start(home: Path, name: str, *argv: str, study: str = "study.yaml") -> subpr
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=_answers_ctrl_c,
     )
+
+
+def _answers_ctrl_c() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so does what they start, such as these tests."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process: subprocess.Popen[str]) -> str:
