@@ -6,22 +6,20 @@ missing row.
 
 import os
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.fs as pafs
-import pyarrow.parquet as pq
 
-from analysis.plan import ResultsError, Study, parse_study, plan_frame, wrong_version
-from analysis.schema import SCHEMA_VERSION, TABLES
+from analysis.parquet import one_line, read_files
+from analysis.plan import ResultsError, Study, parse_study, plan_frame
+from analysis.schema import TABLES
 
 __all__ = ["Results", "ResultsError", "load_results"]
 
 DEFAULT_TABLES = ("trials", "epochs", "scores")
-_READERS = 8  # files in flight; more doesn't help on a disk, and an object store is latency
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,7 @@ def load_results(
         frames = {name: _read_table(store, name, wanted=name in tables) for name in TABLES}
         return Results(path=store.path, **frames, studies=_read_studies(store))
     except OSError as error:
-        raise ResultsError(f"can't read {store.path} ({_one_line(error)})") from error
+        raise ResultsError(f"can't read {store.path} ({one_line(error)})") from error
 
 
 def _open(path: str) -> _Store:
@@ -92,7 +90,7 @@ def _open(path: str) -> _Store:
     try:
         filesystem, root = pafs.FileSystem.from_uri(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ResultsError(f"can't open results at {path} ({_one_line(error)})") from error
+        raise ResultsError(f"can't open results at {path} ({one_line(error)})") from error
     return _Store(path, filesystem, root.rstrip("/"))
 
 
@@ -108,52 +106,8 @@ def _check_is_results(store: _Store) -> None:
 
 
 def _read_table(store: _Store, name: str, *, wanted: bool) -> pd.DataFrame:
-    schema: pa.Schema = TABLES[name]
     files = store.files(name, ".parquet") if wanted else []
-    # A pool of whole-file reads: 2,000 files in half the time of pyarrow.dataset, which also
-    # neither looks at a file's schema_version nor always names the file that it can't read.
-    with ThreadPoolExecutor(_READERS) as pool:
-        parts = list(pool.map(lambda file: _read_file(store, file, schema), files))
-    return pa.concat_tables([schema.empty_table(), *parts]).to_pandas()
-
-
-def _read_file(store: _Store, file: str, schema: pa.Schema) -> pa.Table:
-    """One file by our schema: columns in its order, those that the file lacks as nulls."""
-    try:
-        with store.filesystem.open_input_file(file) as source:
-            parquet = pq.ParquetFile(source)
-            _check_version(parquet.schema_arrow, file)
-            table = parquet.read(use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ResultsError(
-            f"{file} is not a whole Parquet file ({_one_line(error)}); delete "
-            f"trials/{file.rpartition('/')[2]}, then run the sweep again: it trains that one anew"
-        ) from error
-    return _conform(table, schema, file)
-
-
-def _check_version(found: pa.Schema, file: str) -> None:
-    version = (found.metadata or {}).get(b"schema_version", b"none").decode()
-    if version != str(SCHEMA_VERSION):
-        raise ResultsError(wrong_version(file, version))
-
-
-def _conform(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:
-    if table.schema.equals(schema):  # almost always, and 50 casts of a file add up
-        return table.replace_schema_metadata(schema.metadata)
-    try:
-        columns = [
-            table[field.name].cast(field.type)
-            if field.name in table.column_names
-            else pa.nulls(len(table), field.type)
-            for field in schema
-        ]
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise ResultsError(
-            f"{file} has a column of another type ({_one_line(error)}); "
-            "analysis.schema says which type each column has"
-        ) from error
-    return pa.table(columns, schema=schema)
+    return read_files(store.filesystem, files, TABLES[name]).to_pandas()
 
 
 def _read_studies(store: _Store) -> tuple[Study, ...]:
@@ -163,7 +117,3 @@ def _read_studies(store: _Store) -> tuple[Study, ...]:
             text = source.read().decode("utf-8", errors="replace")
         studies.append(parse_study(text, source=file))
     return tuple(studies)
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

@@ -1,6 +1,8 @@
 """How tables name things in print, and what they say about the paper's rows beside ours."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import pandas as pd
 
 from analysis import paper
 from analysis.cells import Block
@@ -49,11 +51,18 @@ def reference_note(number: int, others: Sequence[Block]) -> str:
 
 
 def _departures(block: Block) -> Iterator[str]:
-    found = [
-        f"{name}={value:g} (paper: {'all' if expected is None else expected})"
-        for name, expected in paper.RECIPE.items()
-        for value in block.trials[name].dropna().unique()
-        if value != expected
-    ]
+    found = list(_differences(block.trials, paper.RECIPE))
+    for optimizer, trials in block.trials.groupby("optimizer"):
+        recipe = paper.OPTIMIZER_RECIPES.get(str(optimizer), {})
+        prefix = f"{optimizer_name(str(optimizer))} "
+        found += [prefix + difference for difference in _differences(trials, recipe)]
     if found:
         yield f"{block.dataset} {block.label} departs from the paper: {', '.join(found)}"
+
+
+def _differences(trials: pd.DataFrame, recipe: Mapping[str, float | str | None]) -> Iterator[str]:
+    for name, expected in recipe.items():
+        for value in trials[name].dropna().unique():
+            if value != expected:
+                shown = value if isinstance(value, str) else f"{value:g}"
+                yield f"{name}={shown} (paper: {'all' if expected is None else expected})"

@@ -16,13 +16,22 @@ AUGMENTS = ("none", "da1", "da1+da2")
 REFERENCE_DATASET = "cifar10"  # shown beside datasets that the paper doesn't have
 REFERENCE_MODEL = "resnet18"
 LAMBDA = 5e-4  # Table 1: lambda_W = lambda_H = lambda_b
+Setting = float | str | None
 # What the paper's runs have in common; a trial that departs from it gets a note beside its row.
-RECIPE: Mapping[str, int | None] = {
+RECIPE: Mapping[str, Setting] = {
     "epochs": 100,
     "passes_per_epoch": 1,
     "batch_size": 128,
     "image_size": 32,
     "samples_per_class": None,
+    "imbalance": None,
+    "warmup_epochs": 0,
+    "rotation": 0,
+}
+# What it has by optimizer; the weight decay is that of Tables 2 and 3.
+OPTIMIZER_RECIPES: Mapping[str, Mapping[str, Setting]] = {
+    "sgd": {"lr": 0.01, "schedule": "step", "momentum": 0.9, "weight_decay": 5e-4},
+    "adamw": {"lr": 0.001, "schedule": "cosine", "weight_decay": 0.05},
 }
 _PERCENT = frozenset(("accuracy", "uniform_accuracy"))
 

@@ -130,6 +130,7 @@ TRIALS: Final = _schema(
     _field("samples_per_s", pa.float64(), "samples/s", "while training"),
     _field("peak_memory_bytes", pa.int64(), "bytes", "of the device, or of the process on a CPU"),
     _field("attempts", pa.int32(), "attempts"),
+    _field("traceback", pa.string(), "", "of a trial that failed by an error in the program"),
 )
 
 EPOCHS: Final = _schema(

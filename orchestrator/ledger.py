@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 
-from analysis.schema import SCHEMA_VERSION, TRIALS
+from analysis.parquet import read_files
+from analysis.plan import ResultsError
+from analysis.schema import TRIALS
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import CHECKPOINTS, ResultStore
@@ -60,27 +61,12 @@ class Ledger:
 def read_ledger(store: ResultStore) -> Ledger:
     """Read every trial's row. Raises InputError if a file is broken or of another schema."""
     paths = [store.path("trials", name) for name in store.names("trials")]
-    if not paths:
-        return Ledger({})
+    schema = pa.schema([TRIALS.field(name) for name in COLUMNS])
     try:
-        dataset = ds.dataset(paths, schema=TRIALS, filesystem=store.filesystem, format="parquet")
-        _check_version(ds.dataset(paths[:1], filesystem=store.filesystem).schema, paths[0])
-        table = dataset.to_table(columns=list(COLUMNS))
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(
-            f"{store.location}/trials holds a file that can't be read "
-            f"({' '.join(str(error).split())[:200]}); remove it and its trial runs again"
-        ) from error
+        table = read_files(store.filesystem, paths, schema)
+    except ResultsError as error:
+        raise InputError(str(error)) from error
     return Ledger({row["trial_id"]: row for row in table.to_pylist()})
-
-
-def _check_version(schema: pa.Schema, path: str) -> None:
-    found = (schema.metadata or {}).get(b"schema_version", b"none").decode()
-    if found != str(SCHEMA_VERSION):
-        raise InputError(
-            f"{path} has schema version {found} and this program writes {SCHEMA_VERSION}; "
-            "choose another --results"
-        )
 
 
 def forget(store: ResultStore, ids: Iterable[str]) -> None:

@@ -129,6 +129,16 @@ def override(study: Study, settings: Grid) -> Study:
     return replace(study, grids=tuple({**grid, **settings} for grid in study.grids))
 
 
+def check_excludes(study: Study) -> None:
+    """Raises InputError for an `exclude` block that no trial of the study, as written, matches."""
+    trials = expand(replace(study, exclude=())).values() if study.exclude else ()
+    for block in study.exclude:
+        if not any(_matches(config, block) for config in trials):
+            raise InputError(
+                f"{study.where}: exclude {dict(block)} matches no trial; correct or remove it"
+            )
+
+
 def expand(study: Study) -> dict[str, TrialConfig]:
     """Every trial of a study by its id, in the study's order. Raises InputError."""
     trials: dict[str, TrialConfig] = {}

@@ -22,7 +22,7 @@ from orchestrator import schedule
 from orchestrator.ledger import Ledger, forget, read_ledger
 from orchestrator.plan_file import read_plan, rerun_command, write_plan
 from orchestrator.progress import SweepProgress, duration
-from orchestrator.study import expand, load_study, override, parse_yaml
+from orchestrator.study import check_excludes, expand, load_study, override, parse_yaml
 from orchestrator.summary import in_lines, write_analysis
 from orchestrator.tracking import Mirror
 from trainers.command_line import Parser
@@ -119,6 +119,7 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
         study = load_study(name)
         load_plugins(study.plugins)
         plugins += study.plugins
+        check_excludes(study)
         planned = expand(override(study, settings))
         room = max(args.limit - len(trials), 0) if args.limit is not None else len(planned)
         new = [i for i in planned if i not in trials][:room]

@@ -67,7 +67,8 @@ def run_trial(
         except Exception as error:
             if ranks.world_size > 1 and distributed.lost_rank(error):
                 raise RankLostError(f"a rank of {config.trial_id} is gone: {error}") from error
-            traceback.print_exc()  # for the worker's log; the row holds the sentence
+            if not isinstance(error, InputError):
+                attempt.row["traceback"] = traceback.format_exc()
             return attempt.give_up("failed", _reason(error, config))
         if ranks.is_main and not keep_checkpoints:
             store.remove_folder(CHECKPOINTS, config.trial_id)

@@ -75,3 +75,11 @@ def test_digits_get_the_papers_cifar10_below(store: Store) -> None:
     rows = build_table(load_results(store.root), 1).rows
     assert rows[5] == ("paper, cifar10", "resnet18", "s_pos", "paper", "5.71 [σ 0.23]")
     assert rows[8] == ("paper, cifar10", "resnet18", "α(b̂)", "paper", "")
+
+
+def test_a_recipe_of_our_own_is_told_beside_the_papers_rows(store: Store) -> None:
+    store.add(COLLAPSE, METRICS, epochs=100, lr=0.05, schedule="cosine")
+    store.add({**COLLAPSE, **ADAMW}, METRICS, epochs=100)
+    notes = build_table(load_results(store.root), 1).notes
+    departs = "resnet18 departs from the paper: SGD lr=0.05 (paper: 0.01), SGD schedule=cosine"
+    assert any(departs in note and "AdamW" not in note for note in notes)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.study import (
+    check_excludes,
     expand,
     load_study,
     override,
@@ -64,6 +65,13 @@ def test_include_adds_grids_over_the_base_and_common_trials_run_once() -> None:
 def test_exclude_removes_what_it_matches() -> None:
     rows = trials("loss: [ce, bce]\nseed: [0, 1]\nexclude:\n- {loss: ce, seed: [1, 2]}")
     assert [(r["loss"], r["seed"]) for r in rows] == [("ce", 0), ("bce", 0), ("bce", 1)]
+
+
+def test_an_exclude_that_matches_nothing_is_told() -> None:
+    text = BASE + "loss: [ce, bce]\nexclude: [{loss: bce}, {loss: ce, seed: 9}]"
+    study = parse_study(text, name="mine", where="mine.yaml")
+    with pytest.raises(InputError, match=r"exclude \{'loss': 'ce', 'seed': 9\} matches no trial"):
+        check_excludes(study)
 
 
 def test_override_replaces_in_every_grid() -> None:
