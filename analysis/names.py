@@ -60,7 +60,7 @@ def _departures(block: Block) -> Iterator[str]:
         yield f"{block.dataset} {block.label} departs from the paper: {', '.join(found)}"
 
 
-def _differences(trials: pd.DataFrame, recipe: Mapping[str, float | str | None]) -> Iterator[str]:
+def _differences(trials: pd.DataFrame, recipe: Mapping[str, paper.Setting]) -> Iterator[str]:
     for name, expected in recipe.items():
         for value in trials[name].dropna().unique():
             if value != expected:
