@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from analysis.schema import EPOCHS
 from trainers.config import TrialConfig
+from trainers.registry import InputError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -25,6 +26,7 @@ TAGS: Final = ("status", "reason", "git_commit", "version_torch", "device")
 ENDINGS: Final = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
 Read = Callable[[str, str], list[dict[str, Any]]]
 NOT_METRICS: Final = ("trial_id", "epoch")
+SCHEMES: Final = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 class Mirror:
@@ -162,3 +164,13 @@ class _Run:
             ]
             client.log_batch(self.run_id, metrics=metrics)
             self._epochs |= {row["epoch"] for row in batch}
+
+
+def check_uri(uri: str) -> None:
+    """Raises InputError unless MLflow can take this for a place to write to."""
+    scheme, colon, _ = uri.partition(":")
+    if not colon or scheme.partition("+")[0] not in SCHEMES:
+        raise InputError(
+            f"--tracking-uri {uri!r} must begin with one of "
+            f"{', '.join(each + ':' for each in SCHEMES)}"
+        )

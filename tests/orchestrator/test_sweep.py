@@ -6,6 +6,8 @@ import pytest
 from rich.console import Console
 
 from orchestrator import sweep
+from orchestrator.command_line import parse_args
+from orchestrator.planning import make_plan
 from orchestrator.progress import SweepProgress
 from trainers.results import ResultStore
 
@@ -103,8 +105,8 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
 
 
 def test_a_plan_of_several_studies_holds_common_trials_once() -> None:
-    args = sweep.parse_args(["--study", "bias_decay", "--study", "full", "--limit", "30"])
-    plan = sweep.make_plan(args, ResultStore("results"))
+    args = parse_args(["--study", "bias_decay", "--study", "full", "--limit", "30"])
+    plan = make_plan(args, ResultStore("results"))
     assert len(plan.trials) == 30
     assert set(plan.studies) == {"bias_decay", "full"}
     assert len(plan.studies["bias_decay"]) == 24
@@ -113,14 +115,14 @@ def test_a_plan_of_several_studies_holds_common_trials_once() -> None:
 def test_two_files_of_one_name_are_both_planned(somewhere: Path) -> None:
     (somewhere / "other").mkdir()
     (somewhere / "other" / "tiny.yaml").write_text(TINY_STUDY.replace("sgd", "adamw"))
-    args = sweep.parse_args(["--study", "tiny.yaml", "--study", "other/tiny.yaml"])
-    plan = sweep.make_plan(args, ResultStore("results"))
+    args = parse_args(["--study", "tiny.yaml", "--study", "other/tiny.yaml"])
+    plan = make_plan(args, ResultStore("results"))
     assert len(plan.studies["tiny"]) == len(plan.trials) == 4
 
 
 def test_a_trial_that_no_worker_could_start_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     store = ResultStore("results")
-    plan = sweep.make_plan(sweep.parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
+    plan = make_plan(parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
     with SweepProgress(plan.trials, console=Console()) as progress:
         listener = sweep.Listener(plan.trials, store, progress, None)
         listener.lost(plan.to_do[0], "no such package")
