@@ -10,12 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.pairing import Comparison, Work, compare, print_table
 from benchmarks.synthetic import SIZE, trial
-from trainers.data import EVAL_BATCH
+from trainers.data import EVAL_PIXELS
 from trainers.metrics import Accumulator, from_features
 from trainers.metrics.uniform import most_covered
 from trainers.models import build_model
@@ -23,6 +24,7 @@ from trainers.models import build_model
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]  # features, labels, weight, bias
 FEATURES = 512
 LOOPED = 200  # samples that the loop is timed on; each further one costs the same
+BATCH = EVAL_PIXELS // SIZE**2  # of an evaluation pass
 TEST_SET = 10_000  # samples of a pass, whose one `compute` is shared out over its batches
 MOST_COST, MOST_MIB = 0.05, 64
 
@@ -107,10 +109,23 @@ def from_etf(gram_KK: Tensor) -> Tensor:
     return (gram_KK / gram_KK.norm() - etf_KK).norm()
 
 
-def sample_loop(sample: Sample) -> Work:
-    """The within-class covariance alone: an outer product a sample, in float64."""
-    features, labels, *_ = sample
-    means = torch.stack([features[labels == k].double().mean(0) for k in range(len(sample[2]))])
+def numpy_loop(sample: Sample) -> Work:
+    """The within-class covariance alone: an outer product a sample, in NumPy's float64."""
+    features, labels, means = sample[0].numpy(), sample[1].numpy(), class_means(sample).numpy()
+
+    def loop() -> int:
+        within = np.zeros((FEATURES, FEATURES))
+        for h, k in zip(features[:LOOPED], labels[:LOOPED], strict=True):
+            inner = h.astype(np.float64) - means[k]
+            within += np.outer(inner, inner)
+        return LOOPED
+
+    return loop
+
+
+def torch_loop(sample: Sample) -> Work:
+    """The same in PyTorch, which shares each product out over the threads."""
+    features, labels, means = *sample[:2], class_means(sample)
 
     def loop() -> int:
         within = torch.zeros(FEATURES, FEATURES, dtype=torch.float64)
@@ -120,6 +135,12 @@ def sample_loop(sample: Sample) -> Work:
         return LOOPED
 
     return loop
+
+
+def class_means(sample: Sample) -> Tensor:
+    """Class means (K, D) in float64."""
+    features, labels, weight, _ = sample
+    return torch.stack([features[labels == k].double().mean(0) for k in range(len(weight))])
 
 
 def given_features(sample: Sample, *, rounds: int) -> list[Comparison]:
@@ -138,7 +159,8 @@ def given_features(sample: Sample, *, rounds: int) -> list[Comparison]:
         return len(separate_passes(*sample)) and count
 
     peers = {
-        f"outer product a sample ({LOOPED} of them)": (sample_loop(sample), 100.0),
+        "outer product a sample, NumPy": (numpy_loop(sample), 100.0),
+        "outer product a sample, PyTorch": (torch_loop(sample), None),
         "separate passes in float64": (passes, 3.0),
     }
     return compare(lambda: len(from_features(*sample)) and count, peers, rounds=rounds)
@@ -163,14 +185,14 @@ def _peak_kib() -> int:
 
 def cost_of_forward(num_classes: int, *, rounds: int) -> float:
     """Time of a batch's metrics over that of its forward pass, ResNet18 at 32x32 in float32."""
-    model = build_model(trial(), EVAL_BATCH).eval().to(memory_format=torch.channels_last)
-    inputs = torch.randn(EVAL_BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
-    sample = draw(EVAL_BATCH * 20, num_classes)
+    model = build_model(trial(), BATCH).eval().to(memory_format=torch.channels_last)
+    inputs = torch.randn(BATCH, 3, SIZE, SIZE).contiguous(memory_format=torch.channels_last)
+    sample = draw(BATCH * 20, num_classes)
     weight, bias = sample[2:]
     accumulator = Accumulator(num_classes, FEATURES, class_means=weight)
     forward: list[float] = []
     metrics: list[float] = []
-    batches = list(zip(sample[0].split(EVAL_BATCH), sample[1].split(EVAL_BATCH), strict=True))
+    batches = list(zip(sample[0].split(BATCH), sample[1].split(BATCH), strict=True))
     with torch.inference_mode():
         for number in range(rounds + 1):
             begin = time.perf_counter()
@@ -185,7 +207,7 @@ def cost_of_forward(num_classes: int, *, rounds: int) -> float:
         accumulator.update(features, labels, weight, bias)
     begin = time.perf_counter()
     accumulator.compute()
-    shared_out = (time.perf_counter() - begin) * EVAL_BATCH / TEST_SET
+    shared_out = (time.perf_counter() - begin) * BATCH / TEST_SET
     return (median(metrics) + shared_out) / median(forward)
 
 

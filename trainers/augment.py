@@ -37,8 +37,10 @@ def crop_and_flip(padded: Tensor, indices: Tensor, draws: Tensor, *, pad: int) -
     )
     row, column, flip = draws.unbind(1)
     crops = windows.index_select(0, indices * n + row * y + column * x)
-    both = torch.cat([crops, crops.flip(2)])  # choosing from both is faster than torch.where
-    return both.index_select(0, torch.arange(len(crops), device=flip.device) + len(crops) * flip)
+    mirrored = crops.flip(2)
+    # Where flip is 1: crops ^ crops ^ mirrored. In place, and faster than torch.where on bytes.
+    mask = (-flip).to(crops.dtype)[:, None, None, None]  # 0 or 255, all bits
+    return mirrored.bitwise_xor_(crops).bitwise_and_(mask).bitwise_xor_(crops)
 
 
 def draw_angles(count: int, degrees: float, generator: torch.Generator) -> Tensor:

@@ -71,12 +71,15 @@ class ClassMoments:
         """
         if self.frame is None:
             self._refer(features_BD, labels_B)
-        shifted_BD = self.reference_KD[labels_B]
+        shifted_BD = self.reference_KD.index_select(0, labels_B)
         torch.sub(features_BD, shifted_BD, out=shifted_BD)  # allocating another takes as long
         add_by_class(self.counts_K, torch.ones_like(shifted_BD[:, 0]), labels_B)
         add_by_class(self.squares_K, shifted_BD.norm(dim=1).square(), labels_B)
-        add_by_class(self.sums_KD, shifted_BD, labels_B)
-        shifted_BR = points_BR - self.frame.means_KR[labels_B] if self.frame else shifted_BD
+        if self.frame is None:
+            add_by_class(self.sums_KD, shifted_BD, labels_B)
+            shifted_BR = shifted_BD
+        else:  # about the class means the sums are 0
+            shifted_BR = points_BR - self.frame.means_KR.index_select(0, labels_B)
         self.scatter_RR.addmm_(shifted_BR.T, shifted_BR)
 
     def merge(self, other: "ClassMoments") -> None:

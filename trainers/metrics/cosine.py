@@ -56,7 +56,7 @@ def compute(sums: UnitSums, means_KD: Tensor) -> dict[str, Tensor]:
 def unit(rows_ND: Tensor) -> Tensor:
     """Rows of length 1; a zero row stays zero."""
     norm_N1 = rows_ND.norm(dim=1, keepdim=True)
-    return rows_ND / torch.where(norm_N1 == 0, 1.0, norm_N1)
+    return rows_ND * torch.where(norm_N1 == 0, 1.0, norm_N1).reciprocal()
 
 
 def _mean_over_pairs(rows_KD: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 Checks the arrays, whole, and feeds them to an `Accumulator` in chunks. The maths is elsewhere.
 """
 
+from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,8 +17,9 @@ from trainers.metrics.collapse import Frame
 
 Array: TypeAlias = NDArray[Any] | Tensor
 
-# Numbers in a chunk of float64 features: 2 MiB, about what a core's cache holds.
-_CHUNK_NUMBERS = 2**18
+# Numbers in a chunk of features: 8 MiB of float64, which keeps memory small, and so many that
+# other costs of a chunk are small beside it.
+_CHUNK_NUMBERS = 2**20
 
 
 def from_features(
@@ -37,27 +39,36 @@ def from_features(
     device = features.device if isinstance(features, Tensor) else torch.device("cpu")
     labels_N = _integers(labels, device, num_classes=weight.shape[0])
     weight_KD, bias_K = _float64(weight, device), _float64(bias, device)
-    rows = max(1, _CHUNK_NUMBERS // max(weight_KD.shape))
-    chunks = [slice(start, start + rows) for start in range(0, len(labels_N), rows)]
     with plain(device):
-        frame = Frame(_class_means(features, labels_N, weight_KD.shape, chunks))
-    accumulator = Accumulator(*weight_KD.shape, frame=frame, device=device)
-    for chunk in chunks:
-        accumulator.update(_float64(features[chunk], device), labels_N[chunk], weight_KD, bias_K)
+        frame = Frame(_class_means(features, labels_N, weight_KD.shape))
+        accumulator = Accumulator(*weight_KD.shape, frame=frame, device=device)
+        for batch_BD, labels_B in _batches(features, labels_N):
+            accumulator.update(batch_BD, labels_B, weight_KD, bias_K)
     return accumulator.compute()
 
 
-def _class_means(
-    features: Array, labels_N: Tensor, shape: torch.Size, chunks: list[slice]
-) -> Tensor:
+def _class_means(features: Array, labels_N: Tensor, shape: torch.Size) -> Tensor:
     """Class means (K, D); NaN where a class has no sample."""
     sums_KD = torch.zeros(shape, dtype=torch.float64, device=labels_N.device)
     counts_K = torch.zeros_like(sums_KD[:, 0])
-    for chunk in chunks:
-        batch_BD, labels_B = _float64(features[chunk], labels_N.device), labels_N[chunk]
+    for batch_BD, labels_B in _batches(features, labels_N):
         add_by_class(sums_KD, batch_BD, labels_B)
         add_by_class(counts_K, torch.ones_like(batch_BD[:, 0]), labels_B)
     return sums_KD / counts_K[:, None]
+
+
+def _batches(features: Array, labels_N: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features in float64 and labels, a chunk at a time, each in the memory of the one before."""
+    rows = min(len(labels_N), max(1, _CHUNK_NUMBERS // features.shape[1]))
+    buffer_BD = torch.empty(rows, features.shape[1], dtype=torch.float64, device=labels_N.device)
+    for start in range(0, len(labels_N), rows):
+        part, labels_B = features[start : start + rows], labels_N[start : start + rows]
+        batch_BD = buffer_BD[: len(labels_B)]
+        if isinstance(part, Tensor):
+            batch_BD.copy_(part)
+        else:  # not torch: it warns of read-only arrays and refuses foreign byte orders
+            np.copyto(batch_BD.numpy(), part)
+        yield batch_BD, labels_B
 
 
 def _check(

@@ -5,6 +5,7 @@ all samples at once. Scores without bias are in `scores`.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,35 +19,41 @@ class Thresholds:
     def __init__(self, device: torch.device) -> None:
         self.correct = torch.zeros((), dtype=torch.float64, device=device)
         self.count = 0
-        self.positive: list[Tensor] = []
-        self.max_negative: list[Tensor] = []
+        self.ends_2N = torch.zeros(2, 0, dtype=torch.float64, device=device)  # with room to grow
 
     def update(self, logits_BK: Tensor, labels_B: Tensor, predicted_B: Tensor) -> None:
         """Add a batch: float64 logits, class ids, and the classes that `predict` gives."""
         self.correct += (predicted_B == labels_B).sum()
-        self.count += len(labels_B)
         positive_B1, negative_BK = split_by_class(logits_BK, labels_B)
-        self.positive.append(torch.where(predicted_B >= 0, positive_B1[:, 0], math.nan))
-        self.max_negative.append(negative_BK.amax(1))
+        room_2B = self._room(len(labels_B))
+        room_2B[0] = negative_BK.amax(1)
+        room_2B[1] = torch.where(predicted_B >= 0, positive_B1[:, 0], math.nan)
 
     def merge(self, other: "Thresholds") -> None:
         """Add other samples."""
         self.correct += other.correct
-        self.count += other.count
-        self.positive += other.positive
-        self.max_negative += other.max_negative
+        self._room(other.count).copy_(other.ends_2N[:, : other.count])
 
     def compute(self) -> dict[str, Tensor]:
         """Accuracy, uniform_accuracy and uniform_threshold as 0-d float64 tensors."""
-        none = self.correct.new_zeros(0)
-        covered, threshold = most_covered(
-            torch.cat([none, *self.max_negative]), torch.cat([none, *self.positive])
-        )
+        covered, threshold = most_covered(*self.ends_2N[:, : self.count])
         return {
             "accuracy": self.correct / self.count,
             "uniform_accuracy": covered / self.count,
             "uniform_threshold": threshold,
         }
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"ends_2N": self.ends_2N[:, : self.count].clone()}
+
+    def _room(self, count: int) -> Tensor:
+        """The next `count` columns. Doubled when full: a piece a batch would fragment memory."""
+        begin, self.count = self.count, self.count + count
+        if self.count > self.ends_2N.shape[1]:
+            grown_2N = self.ends_2N.new_zeros(2, 2 * self.count)
+            grown_2N[:, :begin] = self.ends_2N[:, :begin]
+            self.ends_2N = grown_2N
+        return self.ends_2N[:, begin : self.count]
 
 
 def predict(logits_BK: Tensor) -> Tensor:
@@ -54,8 +61,8 @@ def predict(logits_BK: Tensor) -> Tensor:
 
     So such a sample is misclassified, whatever its other logits.
     """
-    finite_B = logits_BK.abs().amax(1).isfinite()  # amax passes NaN on
-    return torch.where(finite_B, logits_BK.argmax(1), -1)
+    least_B, (most_B, predicted_B) = logits_BK.amin(1), logits_BK.max(1)  # both pass NaN on
+    return torch.where(least_B.isfinite() & most_B.isfinite(), predicted_B, -1)
 
 
 def most_covered(left_N: Tensor, right_N: Tensor) -> tuple[Tensor, Tensor]:
