@@ -17,6 +17,7 @@ from trainers import checkpoint, distributed, provenance
 from trainers.config import TrialConfig
 from trainers.data import load_data
 from trainers.distributed import RankLostError, Ranks
+from trainers.memory import keep_freed_memory
 from trainers.registry import InputError
 from trainers.results import CHECKPOINTS, ResultStore
 from trainers.trainer import Diverged, Trainer
@@ -45,6 +46,8 @@ def run_trial(
     a rank which fails by itself writes why, since the main one only sees that it is gone.
     """
     ranks = ranks or distributed.alone()
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
     with ExitStack() as stack:
         if ranks.is_main:
             stack.enter_context(store.lock(CHECKPOINTS, f".{config.trial_id}.lock", wait=True))
