@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from orchestrator.slots import AUTO
 from trainers.command_line import Parser
 
 EXAMPLES = """examples:
@@ -14,6 +15,13 @@ EXAMPLES = """examples:
   python orchestrator/sweep.py --set epochs=5 --set 'loss=[ce, bce]' --limit 4
   python orchestrator/sweep.py --study my_study.yaml --results s3://bucket/run1
 """
+
+
+def _number_or_auto(text: str) -> float | str:
+    try:
+        return text if text == AUTO else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {AUTO}") from None
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -36,13 +44,16 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--download", action=argparse.BooleanOptionalAction, default=True,
         help="fetch a dataset that is not in --data-dir (default: yes)")  # fmt: skip
     add("--dry-run", action="store_true", help="show the plan and touch nothing")
+    add("--probe", action="store_true",
+        help="run a few steps of each kind of trial that never ran, for the estimate")  # fmt: skip
     add("--rerun", choices=("failed", "diverged", "all"), help="run these again too")
     add("--max-concurrent", type=int, metavar="N", help="trials at once; default: what fits")
-    add("--workers", type=int, default=1, metavar="N",
+    add("--workers", type=int, metavar="N",
         help="processes that share a trial, by DDP; default: 1")  # fmt: skip
-    add("--cpus-per-worker", type=float, default=1, metavar="N", help="default: 1")
-    add("--gpus-per-worker", type=float, metavar="N",
-        help="a fraction lets trials share a GPU; default: 1 where there are any")  # fmt: skip
+    add("--cpus-per-worker", type=float, metavar="N", help="default: 1")
+    add("--gpus-per-worker", type=_number_or_auto, metavar="N",
+        help="a fraction lets trials share a GPU, auto measures which; default: 1 where there "
+        "are any")  # fmt: skip
     add("--address", help="Ray cluster; default: the running one, else one started here")
     add("--retries", type=int, default=3, metavar="N",
         help="how often a trial whose worker died is tried again; default: 3")  # fmt: skip

@@ -1,8 +1,10 @@
 """Which trials are done, and how long their like took: read from the store, never guessed."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Literal
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
 
@@ -17,18 +19,38 @@ Rerun = Literal["failed", "diverged", "all"]
 # Trials that agree in these cost the same for an epoch.
 KIND: Final = (
     "dataset",
+    "num_classes",
     "samples_per_class",
+    "imbalance",
     "image_size",
     "model",
     "model_kwargs",
     "optimizer",
+    "optimizer_kwargs",
     "batch_size",
     "passes_per_epoch",
     "augment",
+    "rotation",
+    "eval_every",
     "precision",
     "compile",
 )
-COLUMNS: Final = ("trial_id", "status", "reason", "epochs_done", "train_s", "eval_s", *KIND)
+COLUMNS: Final = (
+    "trial_id", "status", "reason", "epochs_done", "train_s", "eval_s", "peak_memory_bytes", *KIND,
+)  # fmt: skip
+Kind = tuple[Any, ...]
+
+
+def kind_of(row: Mapping[str, Any]) -> Kind:
+    """What a trial's row has in common with those that cost the same."""
+    return tuple(row[name] for name in KIND)
+
+
+class Cost(NamedTuple):
+    """What a kind of trial takes."""
+
+    seconds_per_epoch: float
+    peak_memory_bytes: int | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +58,7 @@ class Ledger:
     """The trials' rows of a store by trial id, with COLUMNS."""
 
     rows: Mapping[str, Mapping[str, Any]]
+    probed: Mapping[Kind, Cost] = field(default_factory=dict)  # of kinds that never ran
 
     def status(self, trial_id: str) -> str | None:
         """`running`, `finished`, `failed`, `diverged`; None if it never started."""
@@ -47,15 +70,21 @@ class Ledger:
         again = {None: (), "all": ("finished", "failed", "diverged")}.get(rerun, (rerun,))
         return [i for i in trials if self.status(i) in (None, "running", *again)]
 
-    def seconds_per_epoch(self, config: TrialConfig) -> float | None:
-        """Mean of the finished trials of the same kind; None if there is none."""
-        fields = config.row()
-        alike = [
-            (row["train_s"] + row["eval_s"]) / row["epochs_done"]
-            for row in self.rows.values()
-            if row["status"] == "finished" and all(row[key] == fields[key] for key in KIND)
-        ]
-        return sum(alike) / len(alike) if alike else None
+    @cached_property
+    def costs(self) -> Mapping[Kind, Cost]:
+        """Of finished trials, mean time of an epoch and largest memory; else what was probed."""
+        alike: dict[Kind, list[Mapping[str, Any]]] = defaultdict(list)
+        for row in self.rows.values():
+            if row["status"] == "finished":
+                alike[kind_of(row)].append(row)
+        measured = {
+            kind: Cost(
+                sum((r["train_s"] + r["eval_s"]) / r["epochs_done"] for r in rows) / len(rows),
+                max(r["peak_memory_bytes"] or 0 for r in rows) or None,
+            )
+            for kind, rows in alike.items()
+        }
+        return {**self.probed, **measured}
 
 
 def read_ledger(store: ResultStore) -> Ledger:

@@ -1,20 +1,24 @@
-"""What a sweep would do: its trials, which of them are done, and how long the rest may take."""
+"""What a sweep would do: its trials, which of them are done, and what each takes."""
 
 import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 
-from orchestrator.ledger import Ledger, read_ledger
-from orchestrator.progress import duration
-from orchestrator.study import check_excludes, expand, load_study, override, parse_yaml
+from orchestrator.estimate import by_kind, running_order
+from orchestrator.ledger import Cost, Kind, Ledger, read_ledger
+from orchestrator.slots import SLOT_KEYS, Slot
+from orchestrator.study import Study, check_excludes, expand, load_study, override, parse_yaml
 from trainers.config import TrialConfig
 from trainers.registry import InputError, load_plugins
 from trainers.results import ResultStore
+
+if TYPE_CHECKING:
+    from trainers.probe import Probe
 
 LEAST: Final = {
     "limit": 1,
@@ -33,20 +37,38 @@ class Plan:
 
     studies: Mapping[str, Sequence[TrialConfig]]
     trials: Mapping[str, TrialConfig]
-    to_do: Sequence[str]
+    slots: Mapping[str, Slot]  # of every trial
+    kinds: Mapping[Kind, Sequence[str]]  # what is left to do, in the plan's order
+    to_do: Sequence[str]  # the same in the order in which it starts
     ledger: Ledger
     plugins: Sequence[str]
+    device_memory_bytes: int | None = None  # of a GPU, once a probe has seen one
 
     @property
     def done(self) -> int:
         """Trials of the plan that need not run."""
         return len(self.trials) - len(self.to_do)
 
+    def with_probes(self, probes: "Mapping[Kind, Probe]") -> "Plan":
+        """The plan with what was measured, in the order that follows from it."""
+        costs = {
+            kind: Cost(found["seconds_per_epoch"], found["peak_memory_bytes"])
+            for kind, found in probes.items()
+        }
+        ledger = replace(self.ledger, probed=costs)
+        return replace(
+            self,
+            ledger=ledger,
+            to_do=running_order(self.kinds, self.trials, ledger),
+            device_memory_bytes=min(found["device_memory_bytes"] for found in probes.values()),
+        )
+
 
 def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
     """Everything that can be known before anything is started. Raises InputError."""
     settings = _settings(args)
     trials: dict[str, TrialConfig] = {}
+    slots: dict[str, Slot] = {}
     studies: dict[str, list[TrialConfig]] = {}
     plugins: list[str] = []
     if os.getcwd() not in sys.path:  # a user's plugins lie where they work
@@ -60,29 +82,47 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
         room = max(args.limit - len(trials), 0) if args.limit is not None else len(planned)
         new = [i for i in planned if i not in trials][:room]
         trials |= {i: planned[i] for i in new}
+        slots |= {i: _slot(study, planned[i], args) for i in new}
         kept = [config for i, config in planned.items() if i in trials]
         if kept:  # two files may bear one name
             studies[study.name] = studies.get(study.name, []) + kept
     ledger = read_ledger(store)
-    return Plan(studies, trials, ledger.to_do(trials, args.rerun), ledger, plugins)
+    kinds = by_kind(trials, ledger.to_do(trials, args.rerun))
+    to_do = running_order(kinds, trials, ledger)
+    return Plan(studies, trials, slots, kinds, to_do, ledger, plugins)
+
+
+def _slot(study: Study, config: TrialConfig, args: argparse.Namespace) -> Slot:
+    """What the study says of this trial; what the command line says goes before it."""
+    given = {name: getattr(args, key) for key, name in SLOT_KEYS.items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    return replace(study.slot(config) or Slot(), **given)
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     for name, least in LEAST.items():
         value = getattr(args, name)
-        if value is not None and not value >= least:
+        if isinstance(value, int | float) and not value >= least:
             raise InputError(f"--{name.replace('_', '-')} {value:g} must be at least {least:g}")
     settings: dict[str, Any] = {}
     for text in args.settings:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set {text}: write it as key=value")
-        settings[key.strip()] = parse_yaml(value, where=f"--set {text}")
+        _put(settings, key.strip(), parse_yaml(value, where=f"--set {text}"))
     if args.seeds is not None:
-        settings["seed"] = list(args.seeds)
+        _put(settings, "seed", list(args.seeds))
     if args.epochs is not None:
-        settings["epochs"] = args.epochs
+        _put(settings, "epochs", args.epochs)
     return settings
+
+
+def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+    if key in settings and settings[key] != value:
+        raise InputError(
+            f"{key} is set to {settings[key]!r} and to {value!r}; give it once, a list for an axis"
+        )
+    settings[key] = value
 
 
 def check_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
@@ -90,45 +130,9 @@ def check_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
     if not plan.to_do:
         return
     with console.status("checking models and data"):
-        from trainers.check import check_trials  # takes torch, which takes seconds to import
+        from trainers.check import check_trials, check_workers  # takes torch, which takes seconds
 
-        check_trials(
-            [plan.trials[i] for i in plan.to_do],
-            data_dir=args.data_dir.resolve(),
-            download=args.download,
-            workers=args.workers,
-        )
-
-
-def show_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
-    """The dry run: what would happen."""
-    for i, config in plan.trials.items():
-        state = plan.ledger.status(i) or "new"
-        axes = " ".join(f"{k}={v}" for k, v in config.row().items() if v is not None)
-        console.print(f"{i} {state:9} {axes}", highlight=False, markup=False, soft_wrap=True)
-    gpus = "a whole GPU if there is one"
-    if args.gpus_per_worker is not None:
-        gpus = f"{args.gpus_per_worker:g} GPU"
-    for line in (
-        f"{len(plan.trials)} trials, {plan.done} done, {len(plan.to_do)} to run",
-        f"each takes {args.workers} x {args.cpus_per_worker:g} CPU and {gpus}",
-        _estimate(plan, slots=os.cpu_count() or 1),
-    ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def _estimate(plan: Plan, slots: int) -> str:
-    seconds = []
-    for i in plan.to_do:
-        config = plan.trials[i]
-        each = plan.ledger.seconds_per_epoch(config)
-        if each is None:
-            return (
-                "estimated wall time: unknown; no finished trial of this kind (for example "
-                f"{config.dataset} {config.model} {config.optimizer}) is in the results"
-            )
-        seconds.append(each * config.epochs)
-    return (
-        f"estimated wall time: {duration(sum(seconds) / slots)} on {slots} slots, from the mean "
-        "time per epoch of finished trials of the same kind"
-    )
+        for i in plan.to_do:
+            check_workers(plan.trials[i], plan.slots[i].workers)
+        configs = [plan.trials[i] for i in plan.to_do]
+        check_trials(configs, data_dir=args.data_dir.resolve(), download=args.download)

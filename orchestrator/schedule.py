@@ -12,15 +12,16 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from trainers.config import TrialConfig
+from orchestrator.slots import Node, Slot
 from trainers.registry import InputError
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
+    from orchestrator.ledger import Kind
+    from trainers.probe import Probe
     from trainers.ray_worker import Job
 
 # Read by Ray when it is imported or when it starts its processes.
@@ -50,33 +51,8 @@ class Listener(Protocol):
         """A trial whose worker died more often than is retried; no row says so yet."""
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a trial takes, and how many run at once (None: as many as fit)."""
-
-    workers: int  # processes of a trial; CPUs and GPUs are of each
-    cpus: float
-    gpus: float | None  # None: a whole one where there are any
-    max_concurrent: int | None
-    retries: int
-
-    def on(self, capacity: Mapping[str, float]) -> dict[str, float]:
-        """CPU and GPU of a worker on this cluster. Raises InputError if a trial can't be placed."""
-        gpus = self.gpus if self.gpus is not None else float(capacity.get("GPU", 0) > 0)
-        wanted = {"CPU": self.cpus, "GPU": gpus}
-        for name, amount in wanted.items():
-            amount *= self.workers
-            there = capacity.get(name, 0)
-            if amount > there:
-                raise InputError(
-                    f"a trial wants {amount:g} {name} and the cluster has {there:g}; ask for less "
-                    f"with --{name.lower()}s-per-worker" + (" or --workers" * (self.workers > 1))
-                )
-        return wanted
-
-
-def connect(address: str | None) -> Mapping[str, float]:
-    """Join the running Ray cluster, or start one inside this process; what it has to give.
+def connect(address: str | None) -> list[Node]:
+    """Join the running Ray cluster, or start one inside this process; what its nodes have.
 
     Raises InputError if nobody answers at `address`.
     """
@@ -92,7 +68,7 @@ def connect(address: str | None) -> Mapping[str, float]:
             f"no Ray cluster answers ({' '.join(str(error).split())[:200]}); start it, or use "
             "--address local for one inside this process"
         ) from error
-    return ray.cluster_resources()
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _check_answers(address: str | None) -> None:
@@ -116,11 +92,35 @@ def disconnect() -> None:
     ray.shutdown()
 
 
+def probe(jobs: "Mapping[Kind, Job]", slots: "Mapping[Kind, Slot]") -> "dict[Kind, Probe]":
+    """Measure a trial of each kind, one worker with a whole GPU if there are any.
+
+    Raises InputError for one that fails.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    from trainers.ray_worker import probe as probe_one
+
+    measured = {}
+    for kind, job in jobs.items():
+        slot = slots[kind]
+        # A process for each, so that none's memory is another's.
+        task: Any = ray.remote(max_calls=1)(probe_one)
+        task = task.options(num_cpus=slot.cpus, num_gpus=float(bool(slot.gpus)))
+        measured[kind] = task.remote(job)
+    try:
+        return dict(zip(measured, ray.get(list(measured.values())), strict=True))
+    except RayError as error:
+        last = str(error).strip().splitlines()[-1]
+        raise InputError(f"a few steps of a trial failed: {last}") from error
+
+
 def run(
-    jobs: "Sequence[Job]",
+    jobs: "Sequence[tuple[Job, Slot]]",
     *,
-    resources: Resources,
-    capacity: Mapping[str, float],
+    max_concurrent: int | None,
+    retries: int,
     listener: Listener,
 ) -> None:
     """Run every job once, in order, as many at a time as fit. Returns when all have ended."""
@@ -128,27 +128,31 @@ def run(
 
     from trainers.ray_worker import train
 
-    bundle = {name: amount for name, amount in resources.on(capacity).items() if amount}
-    # Ranks are actors in the bundles of their trial; it waits for them and takes nothing itself.
-    waiting = [{}] if resources.workers > 1 else []
-    slot = tune.PlacementGroupFactory([*waiting, *([bundle] * resources.workers)])
+    slots = {job["trial_id"]: slot for job, slot in jobs}
+
+    def bundles(params: dict[str, Any]) -> tune.PlacementGroupFactory:
+        slot = slots[params["job"]["trial_id"]]
+        # Ranks are actors in their trial's bundles; it waits for them and takes nothing itself.
+        waiting = [{}] if slot.workers > 1 else []
+        return tune.PlacementGroupFactory([*waiting, *([slot.bundle()] * slot.workers)])
+
     with (
         tempfile.TemporaryDirectory(prefix="tune_") as storage,  # nothing in it outlives the sweep
         _notice_the_end_of_the_cluster(),
     ):
         tune.Tuner(
-            tune.with_resources(train, slot),
-            param_space={"job": tune.grid_search(list(jobs))},
+            tune.with_resources(train, bundles),
+            param_space={"job": tune.grid_search([job for job, _ in jobs])},
             tune_config=tune.TuneConfig(
                 reuse_actors=True,
-                max_concurrent_trials=resources.max_concurrent,
+                max_concurrent_trials=max_concurrent,
                 trial_name_creator=_trial_id,
                 trial_dirname_creator=_trial_id,
             ),
             run_config=tune.RunConfig(
                 storage_path=storage,
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=resources.retries),
+                failure_config=tune.FailureConfig(max_failures=retries),
                 callbacks=[_callback(listener)],
             ),
         ).fit()
@@ -188,8 +192,7 @@ def _watch(over: threading.Event, lost: threading.Event) -> None:
 
 
 def _trial_id(trial: "Trial") -> str:
-    fields = trial.config["job"]["fields"]
-    return TrialConfig(**fields).trial_id
+    return trial.config["job"]["trial_id"]
 
 
 def _callback(listener: Listener) -> Any:

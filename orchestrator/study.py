@@ -2,6 +2,7 @@
 
 A study names fields of TrialConfig. A list makes an axis, anything else is fixed. Blocks under
 `include` add grids, each laid over the study's own fields; `exclude` removes what it matches.
+Those under `resources` give what they match workers, CPUs and GPUs, which are not in a trial's id.
 """
 
 import itertools
@@ -14,11 +15,12 @@ from typing import Any, Final
 
 import yaml
 
+from orchestrator.slots import SLOT_KEYS, Slot, parse_slot
 from trainers.config import TrialConfig
 from trainers.registry import InputError, unknown
 
 Grid = Mapping[str, Any]
-NOT_FIELDS: Final = ("description", "plugins", "include", "exclude")
+NOT_FIELDS: Final = ("description", "plugins", "include", "exclude", "resources")
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,12 @@ class Study:
     exclude: tuple[Grid, ...] = ()
     plugins: tuple[str, ...] = ()
     where: str = ""  # the file, for messages
+    resources: tuple[tuple[Grid, Slot], ...] = ()
+
+    def slot(self, config: TrialConfig) -> Slot | None:
+        """What the last block under `resources` that matches says; None if none does."""
+        slots = [slot for block, slot in self.resources if _matches(config, block)]
+        return slots[-1] if slots else None
 
 
 class _Loader(yaml.SafeLoader):
@@ -103,7 +111,18 @@ def parse_study(text: str, *, name: str, where: str) -> Study:
     if not isinstance(plugins, list):
         raise InputError(f"{where}: plugins={plugins!r} must be a list of module names")
     grids = (base, *(base | block for block in include))
-    return Study(name, grids, tuple(exclude), tuple(map(str, plugins)), where)
+    resources = tuple(_resources(content, where))
+    return Study(name, grids, tuple(exclude), tuple(map(str, plugins)), where, resources)
+
+
+def _resources(content: Mapping[str, Any], where: str) -> Iterator[tuple[Grid, Slot]]:
+    for block in _blocks(content, "resources", where):
+        taken = {key: value for key, value in block.items() if key in SLOT_KEYS}
+        if not taken:
+            raise InputError(f"{where}: resources {block} needs one of {', '.join(SLOT_KEYS)}")
+        matched = {key: value for key, value in block.items() if key not in SLOT_KEYS}
+        _check_block(matched, where, tuple(SLOT_KEYS))
+        yield matched, parse_slot(taken, f"{where}: resources")
 
 
 def _blocks(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:

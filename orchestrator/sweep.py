@@ -17,10 +17,13 @@ from rich.console import Console
 
 from orchestrator import schedule
 from orchestrator.command_line import parse_args
+from orchestrator.dry_run import show_plan, this_machine
 from orchestrator.ledger import forget, read_ledger
+from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan_file import read_plan, rerun_command, write_plan
-from orchestrator.planning import Plan, check_plan, make_plan, show_plan
+from orchestrator.planning import Plan, check_plan, make_plan
 from orchestrator.progress import SweepProgress, duration
+from orchestrator.slots import Node, Slot, check_fits
 from orchestrator.summary import in_lines, write_analysis
 from orchestrator.tracking import Mirror, check_uri
 from trainers.config import TrialConfig
@@ -72,42 +75,63 @@ def run_plan(
     args: argparse.Namespace,
     store: ResultStore,
     console: Console,
-    capacity: Mapping[str, float],
+    nodes: Sequence[Node],
     mirror: Mirror | None,
 ) -> None:
     """Train what is left to do. How each trial ended is in the store by then."""
+    slots = slots_on(plan, nodes)
     if args.rerun == "all":  # only now: nothing that the user can get wrong comes after this
         forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
     to_do = {i: plan.trials[i] for i in plan.to_do}
     with SweepProgress(to_do, console=console) as progress:
-        schedule.run(
-            [_job(config, plan, args, store) for config in to_do.values()],
-            resources=_resources(args),
-            capacity=capacity,
-            listener=Listener(to_do, store, progress, mirror),
-        )
+        listener = Listener(to_do, store, progress, mirror)
 
+        def run(slots: Mapping[str, Slot]) -> None:
+            jobs = [(_job(i, slot, plan, args, store), slot) for i, slot in slots.items()]
+            schedule.run(
+                jobs,
+                max_concurrent=args.max_concurrent,
+                retries=args.retries,
+                listener=listener,
+            )
 
-def _resources(args: argparse.Namespace) -> schedule.Resources:
-    return schedule.Resources(
-        args.workers,
-        args.cpus_per_worker,
-        args.gpus_per_worker,
-        args.max_concurrent,
-        args.retries,
-    )
+        run({i: slots[i] for i in plan.to_do})
+        larger = larger_after_oom(slots, read_ledger(store), plan.to_do)
+        if larger:
+            line = f"{len(larger)} trials ran out of memory; again, each with twice its share"
+            console.print(line, highlight=False, soft_wrap=True)
+            run(larger)
 
 
 @contextmanager
-def cluster(args: argparse.Namespace, console: Console) -> Iterator[Mapping[str, float]]:
-    """What a cluster has to give, connected. Raises InputError unless a trial fits on it."""
+def cluster(args: argparse.Namespace, console: Console) -> Iterator[Sequence[Node]]:
+    """The nodes of the cluster, connected. Raises InputError if there is none."""
     with console.status("starting Ray"):
-        capacity = schedule.connect(args.address)
+        nodes = schedule.connect(args.address)
     try:
-        _resources(args).on(capacity)
-        yield capacity
+        yield nodes
     finally:
         schedule.disconnect()
+
+
+def measured(
+    plan: Plan,
+    args: argparse.Namespace,
+    store: ResultStore,
+    console: Console,
+    nodes: Sequence[Node],
+) -> Plan:
+    """The plan with what a few steps tell of kinds that never ran, where that is asked for."""
+    wanted = to_probe(plan, nodes, all_kinds=args.probe)
+    if not wanted:
+        return plan
+    jobs, slots = {}, {}
+    for kind, i in wanted.items():
+        slots[kind] = plan.slots[i].on(nodes)
+        jobs[kind] = _job(i, slots[kind], plan, args, store)
+    with console.status(f"running a few steps of {len(jobs)} kinds of trials"):
+        probes = schedule.probe(jobs, slots)
+    return plan.with_probes(probes)
 
 
 @contextmanager
@@ -129,17 +153,20 @@ def mirrored(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def _job(config: TrialConfig, plan: Plan, args: argparse.Namespace, store: ResultStore) -> Any:
+def _job(
+    trial_id: str, slot: Slot, plan: Plan, args: argparse.Namespace, store: ResultStore
+) -> Any:
     return {
-        "fields": config.model_dump(exclude_none=True),
+        "trial_id": trial_id,
+        "fields": plan.trials[trial_id].model_dump(exclude_none=True),
         "results": store.root if store.is_local else store.location,
         "data_dir": str(args.data_dir.resolve()),
         "download": args.download,
         "keep_checkpoints": args.keep_checkpoints,
         "plugins": list(plan.plugins),
         "plugin_path": os.getcwd(),
-        "threads": max(int(args.cpus_per_worker), 1),
-        "workers": args.workers,
+        "threads": max(int(slot.cpus), 1),
+        "workers": slot.workers,
     }
 
 
@@ -185,16 +212,24 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
     store.check_writable()
     plan = make_plan(args, store)
     if args.dry_run:
-        show_plan(plan, args, console)
+        if args.probe and plan.to_do:
+            check_plan(plan, args, console)
+            with cluster(args, console) as nodes:
+                plan = measured(plan, args, store, console, nodes)
+                show_plan(plan, args, store, console, nodes)
+        else:
+            show_plan(plan, args, store, console, this_machine())
         return OK
     tracking_uri(args, store)  # a wrong one, too, is found before anything is written
     check_plan(plan, args, console)
     for name in plan.studies:
         read_plan(store, name)
     with ExitStack() as stack:
-        capacity = stack.enter_context(cluster(args, console)) if plan.to_do else {}
+        nodes = stack.enter_context(cluster(args, console)) if plan.to_do else []
+        check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
         stack.enter_context(_only_sweep(store))
         plan = make_plan(args, store)  # again: another sweep may just have ended
+        plan = measured(plan, args, store, console, nodes)
         store.remove_leftovers()
         for name, configs in plan.studies.items():
             write_plan(store, name, configs, args.argv)
@@ -208,7 +243,7 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         started = time.monotonic()
         with mirrored(plan, args, store, console) as mirror:
             if plan.to_do:
-                run_plan(plan, args, store, console, capacity, mirror)
+                run_plan(plan, args, store, console, nodes, mirror)
         return show_summary(plan, args, store, console, time.monotonic() - started)
 
 

@@ -17,23 +17,24 @@ MODEL_FIELDS = ("dataset", "image_size", "model", "model_kwargs", "samples_per_c
 OPTIMIZER_FIELDS = ("optimizer", "optimizer_kwargs", "momentum", "weight_decay")
 
 
-def check_trials(
-    configs: Sequence[TrialConfig], *, data_dir: Path, download: bool, workers: int = 1
-) -> None:
+def check_trials(configs: Sequence[TrialConfig], *, data_dir: Path, download: bool) -> None:
     """Raises InputError for keyword arguments, images, data or batches that can't be trained with.
 
     Fetches data that are missing, into `data_dir` if `download` allows it.
     """
-    for config in configs:
-        if config.batch_size < workers:
-            raise InputError(
-                f"batch_size={config.batch_size} is less than the {workers} workers that share it; "
-                "use fewer with --workers"
-            )
     _each_kind(configs, ("loss", "loss_kwargs", "num_classes"), _check_loss)
     _each_kind(configs, OPTIMIZER_FIELDS, check_optimizer_builds)
     _each_kind(configs, MODEL_FIELDS, check_model_builds)
     check_data(configs, data_dir=data_dir, download=download)
+
+
+def check_workers(config: TrialConfig, workers: int) -> None:
+    """Raises InputError if a batch has fewer samples than there are workers to share it."""
+    if config.batch_size < workers:
+        raise InputError(
+            f"batch_size={config.batch_size} is less than the {workers} workers that share it; "
+            "use fewer with --workers"
+        )
 
 
 def _each_kind(

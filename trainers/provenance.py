@@ -1,5 +1,6 @@
 """Where a number came from: versions, commit, device, memory."""
 
+import os
 import platform
 import resource
 import subprocess
@@ -41,6 +42,13 @@ def _git_commit() -> str | None:
 def device_name(device: torch.device) -> str:
     """What a trial ran on: the GPU's name, or `cpu`."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def device_memory_bytes(device: torch.device) -> int:
+    """All the memory of a GPU, or of this machine."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def peak_memory_bytes(device: torch.device) -> int:

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import ray
 from ray import tune
@@ -18,6 +18,9 @@ from trainers.config import TrialConfig
 from trainers.registry import load_plugins
 from trainers.results import ResultStore
 
+if TYPE_CHECKING:
+    from trainers.probe import Probe
+
 Row = dict[str, Any]
 
 REPORT_EVERY_S = 1.0  # a report waits for the driver, which has every trial to listen to
@@ -26,6 +29,7 @@ REPORT_EVERY_S = 1.0  # a report waits for the driver, which has every trial to 
 class Job(TypedDict):
     """What a worker needs to run one trial. Plain values: Ray sends it to another process."""
 
+    trial_id: str
     fields: dict[str, Any]
     results: str
     data_dir: str
@@ -46,6 +50,19 @@ def train(params: dict[str, Any]) -> None:
     else:
         row = _run_group(job, pending.add)
     tune.report({"rows": pending.take(), "trial": row})
+
+
+def probe(job: Job) -> "Probe":
+    """Measure a few steps of the trial in this process."""
+    import torch
+
+    from trainers.probe import probe as measure
+
+    _load_plugins(job)
+    torch.set_num_threads(job["threads"])
+    return measure(
+        TrialConfig(**job["fields"]), data_dir=Path(job["data_dir"]), download=job["download"]
+    )
 
 
 def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
@@ -142,9 +159,7 @@ def _run_group(job: Job, report: Callable[[list[Row]], None]) -> Row:
             ends = [rank.run.remote(job, i, meet_at) for i, rank in enumerate(ranks)]
             return _follow(ends, ranks[0], report)
         except RayError:
-            rows = ResultStore(job["results"]).read_rows(
-                "trials", TrialConfig(**job["fields"]).trial_id
-            )
+            rows = ResultStore(job["results"]).read_rows("trials", job["trial_id"])
             if rows and rows[0]["status"] in ("failed", "diverged"):
                 return rows[0]
             raise

@@ -69,11 +69,11 @@ def train(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
     config, store = read_config(args.config), ResultStore(args.results)
     store.check_writable()
     from trainers import distributed  # after the checks: torch takes seconds to import
-    from trainers.check import check_trials
+    from trainers.check import check_trials, check_workers
     from trainers.loop import run_trial
 
-    workers = int(os.environ.get("WORLD_SIZE", "1"))
-    check_trials([config], data_dir=args.data_dir, download=args.download, workers=workers)
+    check_workers(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check_trials([config], data_dir=args.data_dir, download=args.download)
     if is_main:
         print(f"{config.trial_id} {config.canonical()}", flush=True)
     with distributed.from_environment() as ranks:

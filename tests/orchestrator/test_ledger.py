@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.ledger import forget, read_ledger
+from orchestrator.ledger import Cost, forget, kind_of, read_ledger
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore
@@ -24,7 +24,7 @@ def fill(store: ResultStore, tiny: Tiny) -> dict[str, TrialConfig]:
         trials[config.trial_id] = config
         if status:
             row = config.row() | {"trial_id": config.trial_id, "status": status}
-            row |= {"epochs_done": 3, "train_s": 5.0, "eval_s": 1.0}
+            row |= {"epochs_done": 3, "train_s": 5.0, "eval_s": 1.0, "peak_memory_bytes": 3000}
             store.write_rows("trials", config.trial_id, [row])
     return trials
 
@@ -54,8 +54,8 @@ def test_time_per_epoch_is_that_of_finished_trials_of_the_same_kind(
 ) -> None:
     fill(store, tiny)
     ledger = read_ledger(store)
-    assert ledger.seconds_per_epoch(tiny(seed=9, epochs=50)) == pytest.approx(2.0)
-    assert ledger.seconds_per_epoch(tiny(batch_size=8)) is None
+    assert ledger.costs == {kind_of(tiny(seed=9, epochs=50).row()): Cost(2.0, 3000)}
+    assert kind_of(tiny(batch_size=8).row()) not in ledger.costs
 
 
 def test_forgotten_trials_start_anew(store: ResultStore, tiny: Tiny) -> None:

@@ -61,6 +61,10 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--results", "s3:/bucket/x"], "--results 's3:/bucket/x' is neither a folder nor a URI"),
         (["--tracking-uri", "nowhere"], "--tracking-uri 'nowhere' must begin with one of http:"),
         (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
+        (["--set", "lr=1", "--set", "lr=2"], "lr is set to 1 and to 2; give it once"),
+        (["--seeds", "0", "--set", "seed=1"], "seed is set to 1 and to [0]; give it once"),
+        (["--epochs", "2", "--set", "epochs=3"], "epochs is set to 3 and to 2; give it once"),
+        (["--gpus-per-worker", "many"], "--gpus-per-worker: 'many' is neither a number nor auto"),
         (["--limit", "0"], "--limit 0 must be at least 1"),
         (["--epochs", "-3"], "--epochs -3 must be at least 1"),
         (["--cpus-per-worker", "-1"], "--cpus-per-worker -1 must be at least 0.01"),
@@ -100,7 +104,7 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     out = capsys.readouterr().out
     assert "4 trials, 0 done, 4 to run" in out
     assert out.count(" new ") == 4
-    assert "estimated wall time: unknown; no finished trial of this kind" in out
+    assert "estimated wall time: unknown; no finished trial of 1 of 1 kinds" in out
     assert sorted(somewhere.rglob("*")) == before
 
 

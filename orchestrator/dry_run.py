@@ -1,0 +1,119 @@
+"""The plan as a person reads it: the trials, what each kind takes, and what all will cost."""
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pyarrow import fs
+from rich.console import Console
+
+from analysis.schema import TABLES
+from orchestrator.estimate import wall_seconds
+from orchestrator.planning import Plan
+from orchestrator.progress import duration
+from orchestrator.slots import Node, Slot, at_once
+from trainers.config import TrialConfig
+from trainers.results import ResultStore
+
+
+def this_machine() -> list[Node]:
+    """What there is to run on, as far as it is known without Ray."""
+    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
+    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}]
+
+
+def show_plan(
+    plan: Plan,
+    args: argparse.Namespace,
+    store: ResultStore,
+    console: Console,
+    nodes: Sequence[Node],
+) -> None:
+    """Print what would happen on these nodes."""
+    if not console.quiet:
+        for i, config in plan.trials.items():  # print, since thousands of lines take rich seconds
+            axes = " ".join(f"{k}={v}" for k, v in config.row().items() if v is not None)
+            print(f"{i} {plan.ledger.status(i) or 'new':9} {axes}")
+    for line in (
+        f"{len(plan.trials)} trials, {plan.done} done, {len(plan.to_do)} to run",
+        *_kinds(plan, nodes),
+        *_costs(plan, args, nodes),
+        *_disk(plan, store),
+    ):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _kinds(plan: Plan, nodes: Sequence[Node]) -> Iterator[str]:
+    """A line for each kind of trial and slot that is to run."""
+    for kind, ids in plan.kinds.items():
+        config, cost = plan.trials[ids[0]], plan.ledger.costs.get(kind)
+        for slot in dict.fromkeys(plan.slots[i] for i in ids):
+            count = sum(plan.slots[i] == slot for i in ids)
+            line = f"  {count} x {_name(config)}: {_takes(slot, nodes)}"
+            yield line + (f", {cost.seconds_per_epoch:.3g} s an epoch" if cost else "")
+
+
+def _name(config: TrialConfig) -> str:
+    augment = "" if config.augment == "none" else f" {config.augment}"
+    return (
+        f"{config.dataset} {config.model} {config.optimizer}{augment} batch {config.batch_size} "
+        f"{config.precision}"
+    )
+
+
+def _takes(slot: Slot, nodes: Sequence[Node]) -> str:
+    gpus = slot.gpus
+    if gpus is None:
+        gpus = slot.on(nodes).gpus
+    shown = "a measured share of a GPU" if isinstance(gpus, str) else f"{gpus:g} GPU"
+    return f"{slot.workers} x ({slot.cpus:g} CPU, {shown})"
+
+
+def _costs(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> Iterator[str]:
+    """Wall time and CPU- or GPU-hours, or for which kinds nobody knows."""
+    if not plan.to_do:
+        return
+    unknown = [
+        plan.trials[ids[0]] for kind, ids in plan.kinds.items() if kind not in plan.ledger.costs
+    ]
+    if unknown:
+        yield (
+            f"estimated wall time: unknown; no finished trial of {len(unknown)} of "
+            f"{len(plan.kinds)} kinds (for example {_name(unknown[0])}) is in the results; "
+            "--probe runs a few steps of each"
+        )
+        return
+    seconds: dict[str, float] = {}
+    for kind, ids in plan.kinds.items():
+        seconds |= {
+            i: plan.ledger.costs[kind].seconds_per_epoch * plan.trials[i].epochs for i in ids
+        }
+    slots = {i: plan.slots[i].on(nodes) for i in plan.to_do}
+    fitting = min(at_once(slot, nodes) for slot in dict.fromkeys(slots.values()))
+    together = max(min(fitting, args.max_concurrent or fitting, len(seconds)), 1)
+    probed = sum(kind in plan.ledger.probed for kind in plan.kinds)
+    basis = "finished trials of the same kind"
+    if probed:
+        basis = f"a few steps of {probed} kinds" + (f" and {basis}" * (probed < len(plan.kinds)))
+    yield (
+        f"estimated wall time: {duration(wall_seconds(seconds.values(), together))} with "
+        f"{together} at once, from the time per epoch of {basis}"
+    )
+    cpu_s = sum(s * slots[i].workers * slots[i].cpus for i, s in seconds.items())
+    gpu_s = sum(s * slots[i].workers * float(slots[i].gpus or 0) for i, s in seconds.items())
+    hours = f"{gpu_s / 3600:.3g} GPU-hours, " if gpu_s else ""
+    yield f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
+
+
+def _disk(plan: Plan, store: ResultStore) -> Iterator[str]:
+    """What the results will take, by what those that are there do."""
+    trials, size = 0, 0
+    for table in TABLES:
+        selector = fs.FileSelector(store.path(table), allow_not_found=True)
+        files = store.filesystem.get_file_info(selector)
+        size += sum(file.size or 0 for file in files)
+        trials += len(files) if table == "trials" else 0
+    if trials and plan.to_do:
+        more = size / trials * len(plan.to_do)
+        yield f"estimated disk: {more / 1e6:.3g} MB of results, as the {trials} trials there took"
