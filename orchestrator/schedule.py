@@ -7,6 +7,7 @@ that comes back finds its checkpoint in the store by its own id, so Tune's own a
 import _thread
 import logging
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from orchestrator import interrupt
+from trainers.atomic import WriteError
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 
@@ -92,6 +95,7 @@ def connect(address: str | None) -> Mapping[str, float]:
             f"no Ray cluster answers ({' '.join(str(error).split())[:200]}); start it, or use "
             "--address local for one inside this process"
         ) from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's would end without a word
     return ray.cluster_resources()
 
 
@@ -123,7 +127,10 @@ def run(
     capacity: Mapping[str, float],
     listener: Listener,
 ) -> None:
-    """Run every job once, in order, as many at a time as fit. Returns when all have ended."""
+    """Run every job once, in order, as many at a time as fit. Returns when all have ended.
+
+    Raises KeyboardInterrupt when the user ends it, WriteError when the results can't be written.
+    """
     from ray import tune
 
     from trainers.ray_worker import train
@@ -134,7 +141,8 @@ def run(
     slot = tune.PlacementGroupFactory([*waiting, *([bundle] * resources.workers)])
     with (
         tempfile.TemporaryDirectory(prefix="tune_") as storage,  # nothing in it outlives the sweep
-        _notice_the_end_of_the_cluster(),
+        interrupt.answered() as asked,
+        _notice_the_end_of_the_cluster(asked),
     ):
         tune.Tuner(
             tune.with_resources(train, slot),
@@ -149,7 +157,7 @@ def run(
                 storage_path=storage,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=resources.retries),
-                callbacks=[_callback(listener)],
+                callbacks=[_callback(listener, asked)],
             ),
         ).fit()
 
@@ -159,9 +167,9 @@ class ClusterLostError(RuntimeError):
 
 
 @contextmanager
-def _notice_the_end_of_the_cluster() -> Iterator[None]:
+def _notice_the_end_of_the_cluster(asked: interrupt.Interrupt) -> Iterator[None]:
     over, lost = threading.Event(), threading.Event()
-    watch = threading.Thread(target=_watch, args=(over, lost), daemon=True)
+    watch = threading.Thread(target=_watch, args=(over, lost, asked), daemon=True)
     watch.start()
     try:
         yield
@@ -174,7 +182,7 @@ def _notice_the_end_of_the_cluster() -> Iterator[None]:
         watch.join()
 
 
-def _watch(over: threading.Event, lost: threading.Event) -> None:
+def _watch(over: threading.Event, lost: threading.Event, asked: interrupt.Interrupt) -> None:
     import ray
 
     dead_checks = 0
@@ -183,7 +191,8 @@ def _watch(over: threading.Event, lost: threading.Event) -> None:
         dead_checks = 0 if alive else dead_checks + 1
         if dead_checks == DEAD_CHECKS:
             lost.set()
-            _thread.interrupt_main()
+            asked.asked = True  # there is nothing left that could finish its epoch
+            _thread.interrupt_main(signal.SIGTERM)
             return
 
 
@@ -192,7 +201,7 @@ def _trial_id(trial: "Trial") -> str:
     return TrialConfig(**fields).trial_id
 
 
-def _callback(listener: Listener) -> Any:
+def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
     from ray import tune
 
     class Forward(tune.Callback):
@@ -204,6 +213,10 @@ def _callback(listener: Listener) -> Any:
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune saves its callbacks to restore a sweep from, which is never done
 
+        def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+            del iteration, info
+            asked.step(trials)
+
         def on_trial_result(
             self, iteration: int, trials: list, trial: "Trial", result: dict, **info: Any
         ) -> None:
@@ -212,9 +225,14 @@ def _callback(listener: Listener) -> Any:
                 self._listener.rows(_trial_id(trial), result["rows"])
             if "trial" in result:
                 self._listener.ended(result["trial"])
+            if "stopped" in result:
+                asked.stopped(trial)
 
         def on_trial_error(self, iteration: int, trials: list, trial: "Trial", **info: Any) -> None:
             del iteration, trials, info
+            cause = getattr(trial.get_pickled_error(), "cause", None)
+            if isinstance(cause, WriteError):
+                raise cause  # each trial would end so, and could not even be recorded as lost
             error = str(trial.get_error() or "its worker died").strip().splitlines()[-1]
             self._listener.lost(_trial_id(trial), error)
 
