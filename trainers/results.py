@@ -21,9 +21,9 @@ from trainers.registry import InputError
 
 Row = Mapping[str, Any]
 CHECKPOINTS: Final = "checkpoints"  # a folder for each trial that has not ended
-# A minute of trying, with back-off. By itself pyarrow tries three times: of requests of which one
-# in ten fails, one in a thousand would.
-S3_ATTEMPTS: Final = 10
+# 25 s of trying, with back-off. What pyarrow does by itself, the "standard" strategy, has a quota
+# of retries that a hundred failures use up; from then on each failure would be final.
+S3_RETRIES: Final = fs.AwsDefaultS3RetryStrategy(max_attempts=10)
 
 
 class ResultStore:
@@ -158,8 +158,8 @@ def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
     if filesystem.type_name != "s3":
         return filesystem
     _, (options,) = filesystem.__reduce__()  # pyright: ignore[reportAssignmentType]
-    retry = fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)
-    return fs.S3FileSystem(**options | {"allow_delayed_open": True, "retry_strategy": retry})
+    options |= {"allow_delayed_open": True, "retry_strategy": S3_RETRIES}
+    return fs.S3FileSystem(**options)
 
 
 def _is_at(file: IO[str], path: Path) -> bool:
