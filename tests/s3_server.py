@@ -72,6 +72,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, *, seed: int = 0) -> Iterator[Faulty]
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield app
     finally:
+        moto_api.reset()  # what is stored belongs to the process, not to this server
         server.shutdown()
         thread.join()
         server.server_close()

@@ -187,6 +187,7 @@ class _Attempt:
         scores = trainer.score_rows()
         if not self.ranks.is_main:
             return
+        self.check_lock()
         with_features = self.config.regularizer == "global"
         features = trainer.feature_rows() if with_features else []
         for table, rows in (("scores", scores), ("features", features)):
