@@ -11,6 +11,7 @@ from typing import Any
 
 import boto3
 import pytest
+from moto.backends import get_backend
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
 
@@ -72,7 +73,7 @@ def serve(monkeypatch: pytest.MonkeyPatch, *, seed: int = 0) -> Iterator[Faulty]
         boto3.client("s3").create_bucket(Bucket=BUCKET)
         yield app
     finally:
-        moto_api.reset()  # what is stored belongs to the process, not to this server
+        get_backend("s3").reset()  # what is stored belongs to the process, not to this server
         server.shutdown()
         thread.join()
         server.server_close()
