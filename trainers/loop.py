@@ -55,9 +55,9 @@ def run_trial(
                 report(row)
             return before[0]
         attempt = _Attempt(config, store, ranks, before[0] if before else {}, check_lock)
-        attempt.write("running")
         try:
             attempt.restore()
+            attempt.write("running")
             trainer = attempt.start(data_dir=data_dir, download=download, report=report)
             attempt.run(trainer, report, should_stop)
             if attempt.state.epoch < config.epochs:
