@@ -7,6 +7,7 @@ that comes back finds its checkpoint in the store by its own id, so Tune's own a
 import _thread
 import logging
 import os
+import signal
 import socket
 import tempfile
 import threading
@@ -14,7 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from orchestrator import interrupt
 from orchestrator.slots import Node, Slot
+from trainers.atomic import WriteError
 from trainers.registry import InputError
 
 if TYPE_CHECKING:
@@ -68,6 +71,7 @@ def connect(address: str | None) -> list[Node]:
             f"no Ray cluster answers ({' '.join(str(error).split())[:200]}); start it, or use "
             "--address local for one inside this process"
         ) from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's would end without a word
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
@@ -123,7 +127,10 @@ def run(
     retries: int,
     listener: Listener,
 ) -> None:
-    """Run every job once, in order, as many at a time as fit. Returns when all have ended."""
+    """Run every job once, in order, as many at a time as fit. Returns when all have ended.
+
+    Raises KeyboardInterrupt when the user ends it, WriteError when the results can't be written.
+    """
     from ray import tune
 
     from trainers.ray_worker import train
@@ -138,7 +145,8 @@ def run(
 
     with (
         tempfile.TemporaryDirectory(prefix="tune_") as storage,  # nothing in it outlives the sweep
-        _notice_the_end_of_the_cluster(),
+        interrupt.answered() as asked,
+        _notice_the_end_of_the_cluster(asked),
     ):
         tune.Tuner(
             tune.with_resources(train, bundles),
@@ -153,7 +161,7 @@ def run(
                 storage_path=storage,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=retries),
-                callbacks=[_callback(listener)],
+                callbacks=[_callback(listener, asked)],
             ),
         ).fit()
 
@@ -163,9 +171,9 @@ class ClusterLostError(RuntimeError):
 
 
 @contextmanager
-def _notice_the_end_of_the_cluster() -> Iterator[None]:
+def _notice_the_end_of_the_cluster(asked: interrupt.Interrupt) -> Iterator[None]:
     over, lost = threading.Event(), threading.Event()
-    watch = threading.Thread(target=_watch, args=(over, lost), daemon=True)
+    watch = threading.Thread(target=_watch, args=(over, lost, asked), daemon=True)
     watch.start()
     try:
         yield
@@ -178,7 +186,7 @@ def _notice_the_end_of_the_cluster() -> Iterator[None]:
         watch.join()
 
 
-def _watch(over: threading.Event, lost: threading.Event) -> None:
+def _watch(over: threading.Event, lost: threading.Event, asked: interrupt.Interrupt) -> None:
     import ray
 
     dead_checks = 0
@@ -187,7 +195,8 @@ def _watch(over: threading.Event, lost: threading.Event) -> None:
         dead_checks = 0 if alive else dead_checks + 1
         if dead_checks == DEAD_CHECKS:
             lost.set()
-            _thread.interrupt_main()
+            asked.asked = True  # there is nothing left that could finish its epoch
+            _thread.interrupt_main(signal.SIGTERM)
             return
 
 
@@ -195,7 +204,7 @@ def _trial_id(trial: "Trial") -> str:
     return trial.config["job"]["trial_id"]
 
 
-def _callback(listener: Listener) -> Any:
+def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
     from ray import tune
 
     class Forward(tune.Callback):
@@ -207,6 +216,10 @@ def _callback(listener: Listener) -> Any:
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune saves its callbacks to restore a sweep from, which is never done
 
+        def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+            del iteration, info
+            asked.step(trials)
+
         def on_trial_result(
             self, iteration: int, trials: list, trial: "Trial", result: dict, **info: Any
         ) -> None:
@@ -215,9 +228,14 @@ def _callback(listener: Listener) -> Any:
                 self._listener.rows(_trial_id(trial), result["rows"])
             if "trial" in result:
                 self._listener.ended(result["trial"])
+            if "stopped" in result:
+                asked.stopped(trial)
 
         def on_trial_error(self, iteration: int, trials: list, trial: "Trial", **info: Any) -> None:
             del iteration, trials, info
+            cause = getattr(trial.get_pickled_error(), "cause", None)
+            if isinstance(cause, WriteError):
+                raise cause  # each trial would end so, and could not even be recorded as lost
             error = str(trial.get_error() or "its worker died").strip().splitlines()[-1]
             self._listener.lost(_trial_id(trial), error)
 

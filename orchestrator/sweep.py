@@ -26,6 +26,7 @@ from orchestrator.progress import SweepProgress, duration
 from orchestrator.slots import Node, Slot, check_fits
 from orchestrator.summary import in_lines, write_analysis
 from orchestrator.tracking import Mirror, check_uri
+from trainers.atomic import WriteError
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore
@@ -227,7 +228,7 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
     with ExitStack() as stack:
         nodes = stack.enter_context(cluster(args, console)) if plan.to_do else []
         check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
-        stack.enter_context(_only_sweep(store))
+        stack.enter_context(_only_sweep(store, console))
         plan = make_plan(args, store)  # again: another sweep may just have ended
         plan = measured(plan, args, store, console, nodes)
         store.remove_leftovers()
@@ -248,16 +249,18 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
 
 
 @contextmanager
-def _only_sweep(store: ResultStore) -> Iterator[None]:
+def _only_sweep(store: ResultStore, console: Console) -> Iterator[None]:
     with ExitStack() as stack:
         try:
-            stack.enter_context(store.lock(".sweep.lock", wait=False))
+            with console.status("waiting until no other sweep writes into the same results"):
+                stack.enter_context(store.lock(".sweep.lock", wait=False))
         except BlockingIOError as error:
             raise InputError(
                 f"another sweep is running into {store.location}; wait for it, or choose another "
                 "--results"
             ) from error
         yield
+        store.remove_leftovers()  # of workers that were killed meanwhile
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -270,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (KeyboardInterrupt, schedule.ClusterLostError) as end:
+    except (KeyboardInterrupt, schedule.ClusterLostError, WriteError) as end:
         print(
             f"{str(end) or 'interrupted'}; every finished epoch is safe. To continue: "
             f"{rerun_command(args.argv)}",

@@ -9,18 +9,28 @@ from pyarrow import fs
 PART_SUFFIX = ".part"
 
 
+class WriteError(OSError):
+    """A file can't be written, which is the disk's or the store's fault and not a trial's."""
+
+
 def write_atomic(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
-    """Replace the file at `path` whole, making its folder if need be. Raises OSError.
+    """Replace the file at `path` whole, making its folder if need be. Raises WriteError.
 
     On a local disk through a unique sibling, fsync and rename; on an object store, whose puts are
     whole by themselves, in a single put.
     """
-    if isinstance(filesystem, fs.LocalFileSystem):
-        _write_local(Path(path), data)
-        return
-    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-    with filesystem.open_output_stream(path) as stream:
-        stream.write(data)
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            _write_local(Path(path), data)
+            return
+        if filesystem.type_name != "s3":  # which has no folders: making them is four requests
+            filesystem.create_dir(path.rpartition("/")[0], recursive=True)
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(data)
+    except OSError as error:
+        folder, _, name = path.rpartition("/")
+        reason = error.strerror or " ".join(str(error).split())
+        raise WriteError(f"{name} can't be written into {folder}: {reason}") from error
 
 
 def _write_local(path: Path, data: bytes) -> None:

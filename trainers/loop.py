@@ -6,7 +6,7 @@ What an epoch does is in `trainer.py`; how several processes share a trial in `d
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,13 +34,15 @@ def run_trial(
     download: bool = True,
     keep_checkpoints: bool = False,
     ranks: Ranks | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Row:
     """Train one trial to its end, from its newest checkpoint if it has one.
 
     `report` gets every epoch's row, those restored from the checkpoint first. Returns the trial's
     row, which is in the store by then, as are its epochs and scores. A trial that fails by itself
     ends as `failed` or `diverged` with its reason; only what is wrong with the machine (OSError)
-    is raised.
+    is raised. Asked before each epoch, `should_stop` ends the call where a later one goes on; the
+    row's status is `running` then.
 
     With several `ranks` each of them calls this; the main one alone reports and writes, except that
     a rank which fails by itself writes why, since the main one only sees that it is gone.
@@ -48,20 +50,22 @@ def run_trial(
     ranks = ranks or distributed.alone()
     if ranks.device.type == "cpu":
         keep_freed_memory()
-    with ExitStack() as stack:
-        if ranks.is_main:
-            stack.enter_context(store.lock(CHECKPOINTS, f".{config.trial_id}.lock", wait=True))
+    lock = store.lock(CHECKPOINTS, f".{config.trial_id}.lock", wait=True)
+    with lock if ranks.is_main else nullcontext(lambda: None) as check_lock:
         before = ranks.from_main(store.read_rows("trials", config.trial_id))
         if before and before[0]["status"] == "finished":  # by whom this one waited for
             for row in store.read_rows("epochs", config.trial_id) if ranks.is_main else []:
                 report(row)
             return before[0]
-        attempt = _Attempt(config, store, ranks, before[0] if before else {})
-        attempt.write("running")
+        attempt = _Attempt(config, store, ranks, before[0] if before else {}, check_lock)
         try:
             attempt.restore()
+            attempt.write("running")
             trainer = attempt.start(data_dir=data_dir, download=download, report=report)
-            attempt.run(trainer, report)
+            attempt.run(trainer, report, should_stop)
+            if attempt.state.epoch < config.epochs:
+                attempt.write("running")
+                return ranks.from_main(attempt.row)
             attempt.finish(trainer)
         except OSError:
             raise
@@ -93,10 +97,18 @@ def _reason(error: Exception, config: TrialConfig) -> str:
 class _Attempt:
     """One try at a trial: its state between epochs and its row."""
 
-    def __init__(self, config: TrialConfig, store: ResultStore, ranks: Ranks, before: Row) -> None:
+    def __init__(
+        self,
+        config: TrialConfig,
+        store: ResultStore,
+        ranks: Ranks,
+        before: Row,
+        check_lock: Callable[[], None],
+    ) -> None:
         self.config = config
         self.store = store
         self.ranks = ranks
+        self.check_lock = check_lock
         self.device = ranks.device
         self.state = checkpoint.State(config.trial_id)
         self.started = time.perf_counter()
@@ -133,10 +145,14 @@ class _Attempt:
         }
         return trainer
 
-    def run(self, trainer: Trainer, report: Callable[[Row], None]) -> None:
+    def run(
+        self, trainer: Trainer, report: Callable[[Row], None], should_stop: Callable[[], bool]
+    ) -> None:
         """The epochs that are left. No checkpoint after the last: the results follow at once."""
         config = self.config
         for epoch in range(self.state.epoch + 1, config.epochs + 1):
+            if self.ranks.from_main(self.ranks.is_main and should_stop()):
+                return
             row = self._epoch(trainer, epoch)
             self.state.rows.append(row)
             self.state.epoch = epoch
@@ -164,6 +180,7 @@ class _Attempt:
         }
 
     def _save(self, trainer: Trainer) -> None:
+        self.check_lock()
         vars(self.state).update(trainer.state())
         self.state.wall_s = time.perf_counter() - self.started
         checkpoint.save(self.store, self.state)
@@ -173,6 +190,7 @@ class _Attempt:
         scores = trainer.score_rows()
         if not self.ranks.is_main:
             return
+        self.check_lock()
         with_features = self.config.regularizer == "global"
         features = trainer.feature_rows() if with_features else []
         for table, rows in (("scores", scores), ("features", features)):
@@ -198,6 +216,7 @@ class _Attempt:
         return self.row
 
     def _close(self, status: str, reason: str | None) -> None:
+        self.check_lock()
         self.store.write_rows("epochs", self.config.trial_id, self.state.rows)
         self.write(status, reason)
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 import ray
 from ray import tune
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 REPORT_EVERY_S = 1.0  # a report waits for the driver, which has every trial to listen to
+STOP = "stop"  # once an actor of this name is in Ray's directory, trials end after their epoch
 
 
 class Job(TypedDict):
@@ -42,13 +43,20 @@ class Job(TypedDict):
 
 
 def train(params: dict[str, Any]) -> None:
-    """Ray Tune's function trainable. Reports `rows`, new epochs' rows, and at the end `trial`."""
+    """Ray Tune's function trainable. Reports `rows`, new epochs' rows, and at the end `trial`.
+
+    Once `ask_to_stop` was called, the end is a report of `stopped` instead.
+    """
     job: Job = params["job"]
     pending = _Pending()
+    if _stop_is_asked():  # while it waited for a slot
+        _wait_for_the_end(pending)
     if job["workers"] == 1:
         row = _run(job, lambda row: pending.add([row]))
     else:
         row = _run_group(job, pending.add)
+    if row["status"] == "running":
+        _wait_for_the_end(pending)
     tune.report({"rows": pending.take(), "trial": row})
 
 
@@ -63,6 +71,33 @@ def probe(job: Job) -> "Probe":
     return measure(
         TrialConfig(**job["fields"]), data_dir=Path(job["data_dir"]), download=job["download"]
     )
+
+
+def _wait_for_the_end(pending: "_Pending") -> NoReturn:
+    """Say that this trial has stopped, and keep its slot until the driver ends all."""
+    tune.report({"rows": pending.take(), "stopped": True})
+    while True:
+        time.sleep(REPORT_EVERY_S)
+
+
+def ask_to_stop() -> object:
+    """Let running trials end after their epoch, and no other begin, while the result is kept.
+
+    The actor does nothing. That it exists is seen on every node at once, whatever the disks do.
+    """
+    return ray.remote(_Stop).options(name=STOP, num_cpus=0).remote()
+
+
+class _Stop:
+    """Its name says all."""
+
+
+def _stop_is_asked() -> bool:
+    try:
+        ray.get_actor(STOP)
+    except ValueError:  # there is none
+        return False
+    return True
 
 
 def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
@@ -81,7 +116,22 @@ def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
         download=job["download"],
         keep_checkpoints=job["keep_checkpoints"],
         ranks=ranks,
+        should_stop=_once_a_second(_stop_is_asked),
     )
+
+
+def _once_a_second(ask: Callable[[], bool]) -> Callable[[], bool]:
+    """The same question, passed on no more often than that: epochs can be short."""
+    asked_at = 0.0
+
+    def answer() -> bool:
+        nonlocal asked_at
+        if time.monotonic() - asked_at < 1:
+            return False
+        asked_at = time.monotonic()
+        return ask()
+
+    return answer
 
 
 def _load_plugins(job: Job) -> None:

@@ -5,7 +5,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
@@ -16,10 +16,14 @@ from pyarrow import fs
 
 from analysis.schema import TABLES
 from trainers.atomic import PART_SUFFIX, write_atomic
+from trainers.lease import lease, remove_expired
 from trainers.registry import InputError
 
 Row = Mapping[str, Any]
 CHECKPOINTS: Final = "checkpoints"  # a folder for each trial that has not ended
+# 25 s of trying, with back-off. What pyarrow does by itself, the "standard" strategy, has a quota
+# of retries that a hundred failures use up; from then on each failure would be final.
+S3_RETRIES: Final = fs.AwsDefaultS3RetryStrategy(max_attempts=10)
 
 
 class ResultStore:
@@ -34,7 +38,8 @@ class ResultStore:
             )
         try:
             if "://" in self.location:
-                self.filesystem, self.root = fs.FileSystem.from_uri(self.location)
+                filesystem, self.root = fs.FileSystem.from_uri(self.location)
+                self.filesystem = _patient(filesystem)
             else:
                 self.filesystem = fs.LocalFileSystem()
                 self.root = str(Path(self.location).resolve())
@@ -111,19 +116,28 @@ class ResultStore:
             self.filesystem.delete_dir(path)
 
     def remove_leftovers(self) -> None:
-        """Remove parts of files whose writer was killed. Call it only where nobody writes."""
+        """Remove parts of files and locks of killed processes. Call it only where nobody writes."""
         if self.is_local:
             for part in Path(self.root).rglob(f".*{PART_SUFFIX}"):
                 part.unlink(missing_ok=True)
+        else:
+            remove_expired(self.filesystem, self.path(CHECKPOINTS))
 
     @contextmanager
-    def lock(self, *parts: str, wait: bool) -> Iterator[None]:
-        """Hold a lock that dies with its holder's process.
+    def lock(self, *parts: str, wait: bool) -> Iterator[Callable[[], None]]:
+        """Hold a lock that dies with its holder's process; gives a check that it is still held.
 
-        A no-op on an object store. Raises BlockingIOError if it is taken and `wait` is False.
+        On a disk it is the kernel's and can't be lost. On NFS it holds between machines too, and a
+        server of NFSv4 frees what a machine that died has held after 90 s or what it is set to;
+        mounted with `nolock` or `local_lock=flock` it excludes only the processes of one machine.
+        On an object store see `trainers.lease`: it ends 30 s after its holder, and the check raises
+        LeaseLostError when it could not be renewed.
+
+        Raises BlockingIOError if it is taken and `wait` is False.
         """
         if not self.is_local:
-            yield
+            with lease(self.filesystem, self.path(*parts), wait=wait) as check:
+                yield check
             return
         path = Path(self.path(*parts))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,10 +147,19 @@ class ResultStore:
                 if not _is_at(file, path):  # its last holder removed it while this one waited
                     continue
                 try:
-                    yield
+                    yield lambda: None
                 finally:
                     path.unlink(missing_ok=True)
                 return
+
+
+def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same file system; S3 with more attempts, and with one request for a small file."""
+    if filesystem.type_name != "s3":
+        return filesystem
+    _, (options,) = filesystem.__reduce__()  # pyright: ignore[reportAssignmentType]
+    options |= {"allow_delayed_open": True, "retry_strategy": S3_RETRIES}
+    return fs.S3FileSystem(**options)
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

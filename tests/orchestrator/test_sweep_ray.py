@@ -1,33 +1,27 @@
-"""Whole sweeps through Ray Tune, undisturbed, interrupted and killed."""
+"""Whole sweeps through Ray Tune. How they stand faults is in `test_faults.py`."""
 
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.orchestrator.sweeps import (
+    TABLES,
+    Rows,
+    checkpoints,
+    finish,
+    processes,
+    rows,
+    start,
+    wait_for,
+)
+
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
-STUDY = """
-dataset: digits
-model: resnet18
-model_kwargs: {channels: [4, 4, 8, 8]}
-loss: [ce, bce]
-optimizer: [sgd, adamw]
-samples_per_class: 30
-batch_size: 32
-epochs: 8
-regularizer: global
-augment: da1+da2
-"""
 PLUGIN = """
 import numpy as np
 from torch.nn.functional import cross_entropy
@@ -55,83 +49,6 @@ optimizer: sgd
 batch_size: 4
 epochs: 2
 """
-TABLES = ("trials", "epochs", "scores", "features")
-Rows = dict[str, list[dict[str, Any]]]
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sweeps")
-    (folder / "study.yaml").write_text(STUDY)
-    return folder
-
-
-def start(home: Path, name: str, *argv: str, study: str = "study.yaml") -> subprocess.Popen[str]:
-    """A sweep into `home/name`, as a user starts it, in a session of its own."""
-    command = [sys.executable, str(ROOT / "orchestrator" / "sweep.py"), "--study", study]
-    return subprocess.Popen(
-        [*command, "--results", name, "--address", "local", *argv],
-        cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        preexec_fn=_answers_ctrl_c,
-    )
-
-
-def _answers_ctrl_c() -> None:
-    """A shell's background jobs ignore Ctrl-C, and so does what they start, such as these tests."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    out, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, out
-    return out
-
-
-def rows(results: Path) -> Rows:
-    return {
-        table: sorted(
-            (
-                row
-                for file in (results / table).iterdir()
-                for row in pq.read_table(file).to_pylist()
-            ),
-            key=lambda row: [str(v).zfill(20) for v in row.values()][:2],
-        )
-        for table in TABLES
-    }
-
-
-def processes(session: int) -> dict[int, str]:
-    """Commands of the live processes that `session` started, by process id."""
-    command = ["ps", "-e", "-ww", "-o", "pid=,sess=,stat=,args="]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    fields = (line.split(maxsplit=3) for line in listed.splitlines())
-    return {int(f[0]): f[3] for f in fields if f[1] == str(session) and f[2][0] != "Z"}
-
-
-def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 240) -> None:
-    end = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < end, f"{what} did not happen within {timeout_s} s"
-        time.sleep(0.02)
-
-
-def checkpoints(results: Path) -> list[Path]:
-    return list(results.glob("checkpoints/*/*.pt"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(home: Path) -> Rows:
-    out = finish(start(home, "whole"))
-    assert "4 trials, 0 done before, 4 to run" in out
-    assert "Table 2" in out
-    assert re.search(r"finished +4 of 4 trials", out)
-    assert "mlflow ui --backend-store-uri sqlite:///" in out
-    return rows(home / "whole")
 
 
 def test_a_sweep_leaves_results_and_nothing_else(home: Path, undisturbed: Rows) -> None:
@@ -180,40 +97,6 @@ def test_added_seeds_run_alone(home: Path, undisturbed: Rows) -> None:
     assert len(rows(home / "whole")["trials"]) == 6
 
 
-@pytest.mark.parametrize("victim", ["driver", "worker", "driver and workers"])
-def test_killed_and_run_again_equals_an_undisturbed_run(
-    home: Path, undisturbed: Rows, without_times: Callable, victim: str
-) -> None:
-    name = victim.replace(" ", "-")
-    process = start(home, name)
-    wait_for(lambda: checkpoints(home / name), "a checkpoint")
-    workers = worker_ids(process.pid)
-    if "driver" in victim:
-        os.kill(process.pid, signal.SIGKILL)
-    if "worker" in victim:
-        for worker in workers:
-            os.kill(worker, signal.SIGKILL)
-    if victim == "worker":
-        out = finish(process)  # Tune brings it back by itself
-        assert "4 of 4 trials" in out
-    else:
-        process.communicate()
-        finish(start(home, name))
-    for table, found in rows(home / name).items():
-        assert without_times(found) == without_times(undisturbed[table])
-    assert list((home / name).rglob("*.part")) == []
-    assert checkpoints(home / name) == []
-    wait_for(lambda: not processes(process.pid), "the end of every process", timeout_s=60)
-
-
-def worker_ids(session: int) -> list[int]:
-    """Process ids of the Ray workers that run a trial."""
-    listed = processes(session)
-    found = [pid for pid, command in listed.items() if command.startswith("ray::ImplicitFunc")]
-    assert found, listed
-    return found
-
-
 def test_a_cluster_that_dies_ends_the_sweep_and_the_same_command_continues(
     home: Path, undisturbed: Rows, without_times: Callable
 ) -> None:
@@ -229,22 +112,6 @@ def test_a_cluster_that_dies_ends_the_sweep_and_the_same_command_continues(
     assert (lost in out) == (process.returncode == 130)
     finish(start(home, "node"))
     for table, found in rows(home / "node").items():
-        assert without_times(found) == without_times(undisturbed[table])
-
-
-def test_ctrl_c_is_answered_in_a_line_and_the_same_command_continues(
-    home: Path, undisturbed: Rows, without_times: Callable
-) -> None:
-    process = start(home, "ctrl-c")
-    wait_for(lambda: checkpoints(home / "ctrl-c"), "a checkpoint")
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    out, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, out
-    assert "interrupted; every finished epoch is safe. To continue: python" in out
-    assert "Traceback" not in out
-    wait_for(lambda: not processes(process.pid), "the end of every process", timeout_s=60)
-    finish(start(home, "ctrl-c"))
-    for table, found in rows(home / "ctrl-c").items():
         assert without_times(found) == without_times(undisturbed[table])
 
 
@@ -270,27 +137,6 @@ def test_a_users_own_loss_and_dataset(home: Path) -> None:
     assert trial["loss_kwargs"] == '{"scale": 2}'
 
 
-DDP_STUDY = """
-dataset: digits
-model: mlp
-model_kwargs: {hidden: [32, 16]}
-loss: bce
-optimizer: adamw
-batch_size: 30
-epochs: 60
-augment: da1+da2
-regularizer: global
-"""
-TWO = ("--workers", "2", "--cpus-per-worker", "0.5")
-
-
-@pytest.fixture(scope="module")
-def two_ranks(home: Path) -> Rows:
-    (home / "ddp.yaml").write_text(DDP_STUDY)
-    finish(start(home, "two", *TWO, study="ddp.yaml"))
-    return rows(home / "two")
-
-
 def test_two_ranks_end_where_one_does(home: Path, two_ranks: Rows) -> None:
     (trial,) = two_ranks["trials"]
     assert (trial["status"], trial["world_size"], trial["epochs_done"]) == ("finished", 2, 60)
@@ -300,20 +146,3 @@ def test_two_ranks_end_where_one_does(home: Path, two_ranks: Rows) -> None:
     for ours, theirs in zip(two_ranks["epochs"][:5], alone["epochs"][:5], strict=True):
         for name in ("train_loss", "nc1_train", "uniform_accuracy_test", "s_pos_mean_train"):
             assert ours[name] == pytest.approx(theirs[name], rel=1e-3), name
-
-
-def test_a_killed_rank_changes_no_number(
-    home: Path, two_ranks: Rows, without_times: Callable
-) -> None:
-    process = start(home, "rank", *TWO, study="ddp.yaml")
-    wait_for(lambda: checkpoints(home / "rank"), "a checkpoint")
-    listed = processes(process.pid)
-    ranks = [pid for pid, command in listed.items() if command.startswith("ray::_Rank")]
-    assert len(ranks) == 2, listed
-    os.kill(ranks[1], signal.SIGKILL)
-    finish(process)  # Tune brings the trial back by itself
-    found = rows(home / "rank")
-    assert found["trials"][0]["attempts"] > 1
-    for table in TABLES:
-        assert without_times(found[table]) == without_times(two_ranks[table])
-    wait_for(lambda: not processes(process.pid), "the end of every process", timeout_s=60)

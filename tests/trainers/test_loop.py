@@ -20,6 +20,7 @@ from trainers import checkpoint
 from trainers.config import TrialConfig
 from trainers.data import load_data
 from trainers.distributed import Ranks
+from trainers.lease import LeaseLostError
 from trainers.loop import run_trial
 from trainers.metrics import from_features
 from trainers.registry import LOSSES
@@ -78,6 +79,46 @@ def test_resume_after_any_epoch_changes_no_bit(
     for table in expected:
         assert without_times(found[table]) == without_times(expected[table])
     assert found["trials"][0]["attempts"] == 2
+
+
+def test_asked_to_stop_a_trial_ends_after_its_epoch(
+    tiny: Tiny, tmp_path: Path, without_times: Callable
+) -> None:
+    config, rows = tiny(), []
+    whole, parts = ResultStore(tmp_path / "whole"), ResultStore(tmp_path / "parts")
+    run(config, whole)
+    row = run_trial(config, rows.append, store=parts, should_stop=lambda: len(rows) == 2)
+    (kept,) = stored(parts, config)["trials"]
+    assert (row["status"], row["epochs_done"]) == ("running", 2)
+    assert (kept["status"], kept["epochs_done"]) == ("running", 2)
+    assert parts.names(CHECKPOINTS, config.trial_id)[-1] == "epoch_000002.pt"
+    run(config, parts)
+    for table, expected in stored(whole, config).items():
+        assert without_times(stored(parts, config)[table]) == without_times(expected)
+
+
+@pytest.mark.parametrize(("lost_after", "saved"), [(0, []), (1, [1]), (3, [1, 2])])
+def test_a_trial_whose_lock_is_lost_writes_no_more(
+    tiny: Tiny,
+    store: ResultStore,
+    monkeypatch: pytest.MonkeyPatch,
+    lost_after: int,
+    saved: list[int],
+) -> None:
+    config, rows = tiny(), []
+
+    def check() -> None:
+        if len(rows) >= lost_after:
+            raise LeaseLostError("another holds it")
+
+    monkeypatch.setattr(store, "lock", lambda *parts, wait: contextlib.nullcontext(check))
+    with pytest.raises(LeaseLostError):
+        run_trial(config, rows.append, store=store)
+    assert stored(store, config)["trials"][0]["status"] == "running"
+    names = [f"epoch_{epoch:06d}.pt" for epoch in saved]
+    assert store.names(CHECKPOINTS, config.trial_id) == names
+    assert store.read_rows("epochs", config.trial_id) == []
+    assert store.read_rows("scores", config.trial_id) == []
 
 
 KILLED = """

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import re
 import signal
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,7 +14,9 @@ import pytest
 from pyarrow import fs
 
 from analysis.schema import SCHEMA_VERSION, TABLES
-from trainers.atomic import write_atomic
+from tests.s3_server import FAULTS, Faulty, serve
+from trainers import lease, results
+from trainers.atomic import WriteError, write_atomic
 from trainers.registry import InputError
 from trainers.results import ResultStore
 
@@ -58,7 +62,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
+    message = re.escape(f"file can't be written into {tmp_path}: No space left on device")
+    with pytest.raises(WriteError, match=message):
         write_atomic(fs.LocalFileSystem(), str(path), b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -126,3 +131,56 @@ def test_a_lock_is_exclusive_and_dies_with_its_holder(tmp_path: Path) -> None:
         pass
     holder.join()
     assert list((tmp_path / "results").iterdir()) == []
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
+    with serve(monkeypatch) as server:
+        yield server
+
+
+def test_a_failing_object_store_is_asked_again(s3: Faulty) -> None:
+    store, failures = ResultStore("s3://bucket/run"), len(FAULTS)
+    s3.rate = 0.3
+    for number in range(25):
+        store.write_bytes(b"content", "trials", f"{number:02d}")
+        assert store.read_bytes("trials", f"{number:02d}") == b"content"
+    store.write_bytes(b"", "checkpoints", "abc", "empty")
+    store.remove_folder("checkpoints", "abc")
+    assert store.names("trials") == [f"{number:02d}" for number in range(25)]
+    assert store.names("checkpoints") == []
+    assert len(s3.seen) == failures + 1  # each of them, and none
+
+
+def test_an_object_store_that_is_gone_is_an_error(
+    s3: Faulty, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = fs.AwsDefaultS3RetryStrategy(max_attempts=2)
+    monkeypatch.setattr(results, "S3_RETRIES", once)
+    store = ResultStore("s3://bucket/run")
+    s3.rate = 1
+    with pytest.raises(WriteError, match="rows can't be written into bucket/run/trials: "):
+        store.write_bytes(b"content", "trials", "rows")
+
+
+def test_a_small_file_is_one_request_to_s3(s3: Faulty) -> None:
+    store, before = ResultStore("s3://bucket/run"), s3.seen.total()
+    store.write_bytes(b"content", "deep", "down", "file")
+    assert s3.seen.total() - before == 1
+
+
+def test_s3_has_locks(s3: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW_S", 0.1)
+    store = ResultStore("s3://bucket/run")
+    with store.lock("checkpoints", ".abc.lock", wait=False) as check:
+        check()
+        with pytest.raises(BlockingIOError), store.lock("checkpoints", ".abc.lock", wait=False):
+            pass
+        assert store.names("checkpoints") == []
+    with store.lock("checkpoints", ".abc.lock", wait=False):
+        pass
+    monkeypatch.setattr(lease, "LEASE_S", -1.0)  # what is of the same second is old, too
+    store.write_bytes(b"", "checkpoints", ".other.lock.dead")
+    store.remove_leftovers()
+    found = store.filesystem.get_file_info(fs.FileSelector(store.root, recursive=True))
+    assert [info.path for info in found if info.is_file] == []

@@ -1,0 +1,58 @@
+"""Ctrl-C and SIGTERM while trials run: once, and they finish their epoch; twice, and all ends."""
+
+import signal
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)  # the second is how a cluster takes its machines back
+
+
+class Interrupt:
+    """What was asked for, and which trials have answered."""
+
+    def __init__(self) -> None:
+        self.asked = False  # the next signal ends the sweep at once
+        self._flag: object = None
+        self._stopped: set[str] = set()
+
+    def answer(self, *_: Any) -> None:
+        """The handler. Raises KeyboardInterrupt the second time."""
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True  # and no more: a handler may run in the middle of anything
+
+    def stopped(self, trial: "Trial") -> None:
+        """A trial has saved its epoch and waits for the end."""
+        self._stopped.add(trial.trial_id)
+
+    def step(self, trials: Iterable["Trial"]) -> None:
+        """To be called all the time. Raises KeyboardInterrupt once every running trial stopped."""
+        if not self.asked:
+            return
+        if self._flag is None:
+            from trainers.ray_worker import ask_to_stop
+
+            print("finishing the epochs under way; Ctrl-C again to stop now", file=sys.stderr)
+            self._flag = ask_to_stop()
+        if {t.trial_id for t in trials if t.status == "RUNNING"} <= self._stopped:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def answered() -> Iterator[Interrupt]:
+    """Answer both signals, where this program was not told to ignore them."""
+    interrupt = Interrupt()
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, interrupt.answer)
+    try:
+        yield interrupt
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
