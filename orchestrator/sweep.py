@@ -132,7 +132,11 @@ def measured(
         jobs[kind] = _job(i, slots[kind], plan, args, store)
     with console.status(f"running a few steps of {len(jobs)} kinds of trials"):
         probes = schedule.probe(jobs, slots)
-    return plan.with_probes(probes)
+    plan = plan.with_probes(probes)
+    shares = {f"{slot.gpus:g}" for slot in slots_on(plan, nodes).values() if slot.gpus}
+    line = f"{len(probes)} kinds of trials measured"
+    console.print(line + (f"; of a GPU each takes {', '.join(sorted(shares))}" if shares else ""))
+    return plan
 
 
 @contextmanager

@@ -1,0 +1,69 @@
+"""Trials of unlike sizes on logical GPUs: all run, none waits for ever, shares are kept to."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.orchestrator.sweeps import finish, rows, start
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+# Eight trials where two, or one of two workers, fit at a time.
+MIXED = """
+dataset: digits
+model: mlp
+model_kwargs: {hidden: [8]}
+optimizer: sgd
+loss: [ce, bce]
+samples_per_class: 20
+batch_size: 20
+seed: [0, 1, 2]
+epochs: 2
+include:
+- {batch_size: 40, loss: ce, seed: [0, 1]}
+resources:
+- {gpus_per_worker: 0.5}
+- {batch_size: 40, workers: 2, gpus_per_worker: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of two nodes with a GPU each, on paper."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    cluster.add_node(num_cpus=1, num_gpus=1)
+    try:
+        yield str(cluster.address)
+    finally:
+        cluster.shutdown()
+
+
+def test_small_and_large_trials_in_one_sweep(tmp_path: Path, address: str) -> None:
+    (tmp_path / "mixed.yaml").write_text(MIXED)
+    finish(start(tmp_path, "results", "--address", address, study="mixed.yaml"))
+    found = rows(tmp_path / "results")["trials"]
+    assert len(found) == 8
+    sizes = {(row["batch_size"], row["world_size"], row["status"]) for row in found}
+    assert sizes == {(20, 1, "finished"), (40, 2, "finished")}
+
+
+def test_shares_are_measured_where_that_is_asked_for(tmp_path: Path, address: str) -> None:
+    (tmp_path / "small.yaml").write_text(MIXED.partition("include")[0])
+    argv = ("--address", address, "--gpus-per-worker", "auto")
+    out = finish(start(tmp_path, "results", *argv, study="small.yaml"))
+    assert "1 kinds of trials measured" in out
+    assert {row["status"] for row in rows(tmp_path / "results")["trials"]} == {"finished"}
+
+
+def test_what_no_node_has_is_told(tmp_path: Path, address: str) -> None:
+    (tmp_path / "mixed.yaml").write_text(MIXED)
+    argv = ("--address", address, "--gpus-per-worker", "2")
+    process = start(tmp_path, "results", *argv, study="mixed.yaml")
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert out.splitlines()[-1].startswith(
+        "error: a worker wants 2 GPU of one node and the largest has 1"
+    )
+    assert not (tmp_path / "results").exists()
