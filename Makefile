@@ -34,6 +34,7 @@ bench: $(VENV)/dev.stamp  ## ours against plain code, as ratios; on a machine th
 	$(BIN)/python -m benchmarks.evaluation
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.sweep
 
 clean:  ## remove the environment; results stay
 	rm -rf $(VENV)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.pairing import Comparison, Work, compare, print_table
+from benchmarks.pairing import Comparison, Work, compare, print_limit, print_table
 from benchmarks.synthetic import SIZE, trial
 from trainers.data import EVAL_PIXELS
 from trainers.metrics import Accumulator, from_features
@@ -231,12 +231,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         cost = cost_of_forward(num_classes, rounds=args.rounds)
         print_limit("cost over the bare forward pass", cost, MOST_COST)
     return 0
-
-
-def print_limit(what: str, value: float, limit: float) -> None:
-    """One line for what has an upper limit."""
-    verdict = "met" if value <= limit else "missed"
-    print(f"{what:<44} {value:>10.4g}   limit {limit:g} {verdict}")
 
 
 if __name__ == "__main__":

@@ -112,3 +112,9 @@ def print_table(title: str, comparisons: list[Comparison]) -> None:
             f"{each.peer:<54} {each.ours_per_s:>10,.0f} {each.peer_per_s:>10,.0f} "
             f"{each.ratio:>7.2f} {spread:>16} {verdict}".rstrip()
         )
+
+
+def print_limit(what: str, value: float, limit: float) -> None:
+    """One line for what has an upper limit."""
+    verdict = "met" if value <= limit else "missed"
+    print(f"{what:<44} {value:>10.4g}   limit {limit:g} {verdict}")
