@@ -19,13 +19,14 @@ from orchestrator import schedule
 from orchestrator.command_line import parse_args
 from orchestrator.dry_run import show_plan, this_machine
 from orchestrator.ledger import forget, read_ledger
+from orchestrator.mlflow_runs import check_uri
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan_file import read_plan, rerun_command, write_plan
 from orchestrator.planning import Plan, check_plan, make_plan
 from orchestrator.progress import SweepProgress, duration
 from orchestrator.slots import Node, Slot, check_fits
 from orchestrator.summary import in_lines, write_analysis
-from orchestrator.tracking import Mirror, check_uri
+from orchestrator.tracking import Mirror, default_uri
 from trainers.atomic import WriteError
 from trainers.config import TrialConfig
 from trainers.registry import InputError
@@ -60,7 +61,7 @@ class Listener:
         """A trial's last row."""
         self._progress.ended(trial)
         if self._mirror:
-            self._mirror.ended(trial, self._store.read_rows("epochs", trial["trial_id"]))
+            self._mirror.ended(trial["trial_id"])
 
     def lost(self, trial_id: str, reason: str) -> None:
         """Record a trial whose worker died each time: it could not do so itself."""
@@ -149,13 +150,17 @@ def mirrored(
         return
     study_of = {c.trial_id: name for name, configs in plan.studies.items() for c in configs}
     trials = {i: (study_of[i], config) for i, config in plan.trials.items()}
-    with Mirror(tracking_uri(args, store), trials) as mirror:
+    with Mirror(tracking_uri(args, store), trials, store.read_rows) as mirror:
         done = [i for i in plan.trials if plan.ledger.status(i) in ENDED and i not in plan.to_do]
-        mirror.catch_up(done, store.read_rows)
+        mirror.catch_up(done)
         yield mirror
     if mirror.error:
-        line = f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        argv = ["rebuild", "--results", args.results, "--tracking-uri", tracking_uri(args, store)]
+        for line in (
+            f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not",
+            f"to make it whole: {shlex.join(['python', '-m', 'orchestrator.tracking', *argv])}",
+        ):
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _job(
@@ -177,11 +182,7 @@ def _job(
 
 def tracking_uri(args: argparse.Namespace, store: ResultStore) -> str:
     """Where MLflow writes: what was asked for, else a file beside the results."""
-    if args.tracking_uri is not None:
-        check_uri(args.tracking_uri)
-        return args.tracking_uri
-    folder = store.root if store.is_local else os.getcwd()
-    return f"sqlite:///{folder}/mlflow.db"
+    return args.tracking_uri or default_uri(store, os.getcwd())
 
 
 def show_summary(
@@ -225,7 +226,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         else:
             show_plan(plan, args, store, console, this_machine())
         return OK
-    tracking_uri(args, store)  # a wrong one, too, is found before anything is written
+    if not args.no_mlflow:
+        check_uri(tracking_uri(args, store))  # before anything is written
     check_plan(plan, args, console)
     for name in plan.studies:
         read_plan(store, name)

@@ -1,176 +1,197 @@
-"""MLflow as a mirror: one run per trial for ever, found again by its id. Parquet is the record.
+"""MLflow as a mirror of the results, written behind a sweep's back; Parquet is the record.
 
 Only the driver writes, from one thread of its own, so that neither a slow server nor a lock in
-SQLite holds up a trial. A mirror that breaks is reported once and stops nothing.
+SQLite holds up a trial. What can't be sent is tried again for as long as the sweep runs.
+
+python -m orchestrator.tracking rebuild    makes all of it again from the Parquet files alone
 """
 
-import logging
-import math
-import os
+import argparse
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, NoReturn
 
-from analysis.schema import EPOCHS
+from rich.console import Console
+from rich.progress import track
+
+from analysis.load import load_results
+from analysis.plan import ResultsError
+from orchestrator.mlflow_runs import Row, Runs, check_uri
+from trainers.command_line import Parser
 from trainers.config import TrialConfig
 from trainers.registry import InputError
+from trainers.results import ResultStore
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-
-MARKER: Final = "train_loss"  # every row has it: its history tells which epochs are in a run
-# MLflow takes 1,000 metrics in a request, and a row has as many as the table has columns.
-ROWS_PER_BATCH: Final = 1000 // len(EPOCHS)
-TAGS: Final = ("status", "reason", "git_commit", "version_torch", "device")
-ENDINGS: Final = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
+FLUSH_S: Final = 20.0  # how long a sweep that has ended waits for a server to take the rest
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 Read = Callable[[str, str], list[dict[str, Any]]]
-NOT_METRICS: Final = ("trial_id", "epoch")
-SCHEMES: Final = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
 
 
 class Mirror:
-    """Writes trials into MLflow behind the sweep's back."""
+    """Sends trials to MLflow in a thread of its own.
 
-    def __init__(self, tracking_uri: str, trials: Mapping[str, tuple[str, TrialConfig]]) -> None:
-        """`trials`: trial id to (study, config). Nothing is written before the first trial."""
-        self._uri = tracking_uri
-        self._trials = trials
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-        self._client: MlflowClient | None = None
-        self._runs: dict[str, _Run] = {}
-        self.error: str | None = None
+    It keeps the rows of trials that run. One that has ended is an id: its rows are in the store.
+    """
 
-    def rows(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Log epochs that are not in the trial's run yet. Returns at once."""
-        self._thread.submit(self._guarded, self._log, trial_id, list(rows), None)
+    def __init__(self, uri: str, trials: Mapping[str, tuple[str, TrialConfig]], read: Read) -> None:
+        """`trials`: trial id to (study, config). `read(table, trial_id)` gives rows of the store.
 
-    def ended(self, trial: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> None:
-        """Log what is missing of a trial and close its run. Returns at once."""
-        self._thread.submit(self._guarded, self._log, trial["trial_id"], list(rows), dict(trial))
-
-    def catch_up(self, ended: Iterable[str], read: Read) -> None:
-        """Log ended trials whose run is missing or still open: a killed driver left them so.
-
-        `read(table, trial_id)` gives their rows. Returns at once.
+        Nothing is written before the first trial.
         """
-        self._thread.submit(self._guarded, self._catch_up, list(ended), read)
+        self._uri = uri
+        self._trials = trials
+        self._read = read
+        self._pending: dict[str, list[Row] | None] = {}  # new rows; None: it has ended
+        self._unchecked: list[str] = []  # ended before, perhaps without a word to MLflow
+        self._changed = threading.Condition()
+        self._give_up_at: float | None = None
+        self._over = threading.Event()
+        self._runs: Runs | None = None
+        self._failure = "no answer yet"
+        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
-    def _catch_up(self, ended: list[str], read: Read) -> None:
-        if not ended:
-            return
-        client = self._connect()
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        closed, token = set[str](), None
-        while True:
-            page = client.search_runs(experiments, "status != 'RUNNING'", page_token=token)
-            closed |= {run.data.tags.get("trial_id", "") for run in page}
-            token = page.token
-            if not token:
-                break
-        for trial_id in ended:
-            if trial_id not in closed:
-                self._log(trial_id, read("epochs", trial_id), read("trials", trial_id)[0])
+    @property
+    def error(self) -> str | None:
+        """After the end: what is missing in MLflow and why, if anything is."""
+        missing = len(self._pending) + len(self._unchecked)
+        return f"{missing} trials are not in it whole: {self._failure}" if missing else None
+
+    def rows(self, trial_id: str, rows: Iterable[Row]) -> None:
+        """Send new epochs. Returns at once."""
+        with self._changed:
+            waiting = self._pending.setdefault(trial_id, [])
+            if waiting is not None:
+                waiting += rows
+            self._changed.notify()
+
+    def ended(self, trial_id: str) -> None:
+        """Send what is missing of a trial, from the store, and close its run. Returns at once."""
+        with self._changed:
+            self._pending[trial_id] = None
+            self._changed.notify()
+
+    def catch_up(self, ended: Iterable[str]) -> None:
+        """Send ended trials whose run is missing or open: a killed driver left them so.
+
+        Returns at once.
+        """
+        with self._changed:
+            self._unchecked += ended
+            self._changed.notify()
 
     def __enter__(self) -> "Mirror":
+        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait until all is written; after an interruption, only for the request under way."""
-        self._thread.shutdown(cancel_futures=kind is not None)
+        """Wait until all is sent, at most FLUSH_S; after an interruption, for nothing."""
+        wait_s = FLUSH_S if kind is None else 0.0
+        with self._changed:
+            self._give_up_at = time.monotonic() + wait_s
+            self._over.set()
+            self._changed.notify()
+        self._thread.join(wait_s)
 
-    def _guarded(self, log: Any, *args: Any) -> None:
-        if self.error is not None:
+    def _work(self) -> None:
+        pause_s = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._pending or self._unchecked or self._over.is_set()
+                )
+                late = self._give_up_at is not None and time.monotonic() > self._give_up_at
+                if late or not (self._pending or self._unchecked):
+                    return
+            try:
+                self._send_next()
+                pause_s = 0.0
+            except Exception as error:  # whatever a tracking server does, the sweep goes on
+                self._failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
+                if self._over.is_set():
+                    time.sleep(FIRST_PAUSE_S)
+                else:
+                    self._over.wait(pause_s)
+
+    def _some(self) -> bool:
+        return bool(self._pending or self._unchecked)
+
+    def _send_next(self) -> None:
+        self._runs = self._runs or Runs(self._uri)
+        if self._unchecked:
+            closed = self._runs.closed()
+            with self._changed:
+                self._pending |= {i: None for i in self._unchecked if i not in closed}
+                self._unchecked.clear()
             return
-        try:
-            log(*args)
-        except Exception as error:  # whatever a tracking server does, the sweep goes on
-            self.error = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-
-    def _log(
-        self, trial_id: str, rows: Sequence[Mapping[str, Any]], trial: dict[str, Any] | None
-    ) -> None:
-        client = self._connect()
-        run = self._runs.get(trial_id) or self._open(client, trial_id)
-        run.log(client, rows)
-        if trial is not None:
-            for tag in TAGS:
-                if trial.get(tag) is not None:
-                    client.set_tag(run.run_id, tag, str(trial[tag]))
-            client.set_terminated(run.run_id, ENDINGS[trial["status"]])
-            del self._runs[trial_id]
-
-    def _connect(self) -> "MlflowClient":
-        if self._client is None:
-            os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-            logging.getLogger("alembic").setLevel(logging.WARNING)
-            logging.getLogger("mlflow").setLevel(logging.WARNING)
-            from mlflow import MlflowClient
-
-            self._client = MlflowClient(self._uri)
-        return self._client
-
-    def _open(self, client: "MlflowClient", trial_id: str) -> "_Run":
-        """The trial's run, made if there is none, and the epochs it has."""
+        with self._changed:
+            trial_id, waiting = next(iter(self._pending.items()))
+            rows = None if waiting is None else list(waiting)
         study, config = self._trials[trial_id]
-        experiment = client.get_experiment_by_name(study)
-        experiment_id = experiment.experiment_id if experiment else client.create_experiment(study)
-        # A trial that two studies share has one run, in the experiment of whichever came first.
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        found = client.search_runs(experiments, f"tags.trial_id = '{trial_id}'", max_results=1)
-        if found:
-            run_id = found[0].info.run_id
-            epochs = {metric.step for metric in client.get_metric_history(run_id, MARKER)}
-            client.update_run(run_id, "RUNNING")
-        else:
-            run_id = self._create(client, experiment_id, config)
-            epochs = set()
-        self._runs[trial_id] = _Run(run_id, epochs)
-        return self._runs[trial_id]
-
-    def _create(self, client: "MlflowClient", experiment_id: str, config: TrialConfig) -> str:
-        from mlflow.entities import Param
-
-        tags = {"trial_id": config.trial_id, "seed": str(config.seed), "status": "running"}
-        name = " ".join(
-            (config.dataset, config.model, config.loss, config.optimizer, f"seed {config.seed}")
-        )
-        run = client.create_run(experiment_id, tags=tags, run_name=name)
-        params = [Param(k, str(v)) for k, v in config.row().items() if v is not None]
-        client.log_batch(run.info.run_id, params=params)
-        return run.info.run_id
+        try:
+            if rows is None:
+                (trial,) = self._read("trials", trial_id)
+                self._runs.close(study, trial, self._read("epochs", trial_id))
+            else:
+                self._runs.send(study, config.row(), trial_id, rows)
+        except BaseException:
+            with self._changed:  # behind the others, which may do better
+                self._pending[trial_id] = self._pending.pop(trial_id)
+            raise
+        with self._changed:
+            newer = self._pending.pop(trial_id)
+            if rows is not None and (newer is None or len(newer) > len(rows)):
+                self._pending[trial_id] = newer and newer[len(rows) :]
 
 
-class _Run:
-    """A run of MLflow and the epochs that are in it."""
-
-    def __init__(self, run_id: str, epochs: set[int]) -> None:
-        self.run_id = run_id
-        self._epochs = epochs
-
-    def log(self, client: "MlflowClient", rows: Sequence[Mapping[str, Any]]) -> None:
-        """Log the rows of epochs that are not there yet, in as few requests as MLflow allows."""
-        from mlflow.entities import Metric
-
-        now_ms = int(time.time() * 1000)
-        new = [row for row in rows if row["epoch"] not in self._epochs]
-        for start in range(0, len(new), ROWS_PER_BATCH):  # an epoch is there whole or not at all
-            batch = new[start : start + ROWS_PER_BATCH]
-            metrics = [
-                Metric(key, value, now_ms, row["epoch"])
-                for row in batch
-                for key, value in row.items()
-                if key not in NOT_METRICS and value is not None and math.isfinite(value)
-            ]
-            client.log_batch(self.run_id, metrics=metrics)
-            self._epochs |= {row["epoch"] for row in batch}
+def rebuild(store: ResultStore, uri: str, console: Console) -> int:
+    """Send every trial that has ended to MLflow; how many. Raises InputError."""
+    check_uri(uri)
+    try:
+        results = load_results(store.location, tables=("trials",))
+    except ResultsError as error:
+        raise InputError(str(error)) from error
+    plan = results.plan.sort_values("study").drop_duplicates("trial_id")
+    study_of = dict(zip(plan["trial_id"], plan["study"], strict=True))
+    ended = results.trials.loc[results.trials["status"] != "running", "trial_id"]
+    runs = Runs(uri)
+    for trial_id in track(list(ended), "trials", console=console):
+        (trial,) = store.read_rows("trials", trial_id)
+        study = study_of.get(trial_id) or trial["dataset"]  # a single trial is in no study
+        runs.close(study, trial, store.read_rows("epochs", trial_id))
+    return len(ended)
 
 
-def check_uri(uri: str) -> None:
-    """Raises InputError unless MLflow can take this for a place to write to."""
-    scheme, colon, _ = uri.partition(":")
-    if not colon or scheme.partition("+")[0] not in SCHEMES:
-        raise InputError(
-            f"--tracking-uri {uri!r} must begin with one of "
-            f"{', '.join(each + ':' for each in SCHEMES)}"
-        )
+def default_uri(store: ResultStore, folder: str) -> str:
+    """A file beside the results; in `folder` where those are on an object store."""
+    return f"sqlite:///{store.root if store.is_local else folder}/mlflow.db"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program; returns its exit code."""
+    parser = Parser(prog="python -m orchestrator.tracking", description=__doc__,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser.add_argument("command", choices=("rebuild",))
+    parser.add_argument("--results", default="results", metavar="PATH_OR_URI")
+    parser.add_argument("--tracking-uri", metavar="URI", help="default: mlflow.db in the results")
+    args = parser.parse_args(argv)
+    try:
+        store = ResultStore(args.results)
+        uri = args.tracking_uri or default_uri(store, ".")
+        count = rebuild(store, uri, Console(stderr=True))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{count} trials are in MLflow: mlflow ui --backend-store-uri {uri}")
+    return 0
+
+
+def entry() -> NoReturn:
+    """The console command."""
+    raise SystemExit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -46,7 +46,7 @@ class TrialConfig(BaseModel):
     samples_per_class: Count | None = None  # of the training set; None: all
     # Largest class over smallest, exponential between; None: as the dataset is.
     imbalance: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = None
-    image_size: Annotated[int, Field(ge=4)] | None = None  # pixels; None: the dataset's
+    image_size: Annotated[int, Field(ge=4, le=1024)] | None = None  # pixels; None: the dataset's
     model: str
     model_kwargs: dict[str, Any] = {}
     loss: str

@@ -1,102 +1,257 @@
-"""The mirror in MLflow: one run per trial for ever, each epoch once."""
+"""The mirror in MLflow: one run per trial for ever, each epoch once, whatever the server does."""
 
-from collections.abc import Callable
+import http.server
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from orchestrator import tracking
+from orchestrator.mlflow_runs import Row, check_uri
+from orchestrator.plan_file import write_plan
 from orchestrator.tracking import Mirror
 from trainers.config import TrialConfig
+from trainers.registry import InputError
+from trainers.results import ResultStore
 
 pytestmark = [
     pytest.mark.slow,  # imports MLflow and makes its database
     pytest.mark.filterwarnings("default"),  # MLflow's own
 ]
-EPOCHS = [{"trial_id": "x", "epoch": e, "train_loss": 1 / e, "nc1_train": None} for e in (1, 2, 3)]
+Tiny = Callable[..., TrialConfig]
 
 
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('mlflow')}/mlflow.db"
+def epochs(config: TrialConfig) -> list[dict[str, Any]]:
+    return [
+        {"trial_id": config.trial_id, "epoch": e, "train_loss": 1 / e, "nc1_train": None}
+        for e in (1, 2, 3)
+    ]
+
+
+def fill(store: ResultStore, *configs: TrialConfig, status: str = "finished") -> None:
+    """What a sweep leaves of these trials."""
+    for config in configs:
+        trial = {"trial_id": config.trial_id, **config.row(), "status": status, "device": "cpu"}
+        trial |= {"started_at": datetime(2026, 1, 1, tzinfo=UTC), "wall_s": 5.0}
+        store.write_rows("trials", config.trial_id, [trial])
+        store.write_rows("epochs", config.trial_id, epochs(config))
+
+
+def content(uri: str) -> dict[str, dict[str, Any]]:
+    """All that is in MLflow of each trial; a trial with two runs fails."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    found: dict[str, dict[str, Any]] = {}
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            trial_id = run.data.tags["trial_id"]
+            assert trial_id not in found
+            tags = {k: v for k, v in run.data.tags.items() if not k.startswith("mlflow.user")}
+            history = client.get_metric_history(run.info.run_id, "train_loss")
+            found[trial_id] = {
+                "experiment": experiment.name,
+                "status": run.info.status,
+                "params": run.data.params,
+                "tags": tags,
+                "metrics": run.data.metrics,
+                "loss": sorted((metric.step, metric.value) for metric in history),
+            }
+    return found
 
 
 @pytest.fixture
-def config(tiny: Callable[..., TrialConfig]) -> TrialConfig:
-    return tiny()
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/mlflow.db"
 
 
-def test_a_trial_is_one_run_with_each_epoch_once(uri: str, config: TrialConfig) -> None:
-    from mlflow import MlflowClient
-
+def test_a_trial_is_one_run_with_each_epoch_once(uri: str, tiny: Tiny, store: ResultStore) -> None:
+    config = tiny()
     trials = {config.trial_id: ("my study", config)}
-    with Mirror(uri, trials) as first:  # a sweep that was cut off after two epochs
-        first.rows(config.trial_id, EPOCHS[:2])
-    trial = {"trial_id": config.trial_id, "status": "finished", "reason": None, "device": "cpu"}
-    with Mirror(uri, trials) as second:  # the one that carried on
-        second.rows(config.trial_id, EPOCHS[1:2])
-        second.ended(trial, EPOCHS)
+    fill(store, config)
+    with Mirror(uri, trials, store.read_rows) as first:  # a sweep that was cut off
+        first.rows(config.trial_id, epochs(config)[:2])
+    with Mirror(uri, trials, store.read_rows) as second:  # the one that carried on
+        second.rows(config.trial_id, epochs(config)[1:2])
+        second.ended(config.trial_id)
     assert first.error is None
     assert second.error is None
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("my study")
-    assert experiment
-    (run,) = client.search_runs([experiment.experiment_id])
-    assert run.info.status == "FINISHED"
-    assert run.data.tags["trial_id"] == config.trial_id
-    assert run.data.tags["status"] == "finished"
-    assert run.data.params["loss"] == "bce"
-    history = client.get_metric_history(run.info.run_id, "train_loss")
-    assert sorted((m.step, m.value) for m in history) == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
-    assert "nc1_train" not in run.data.metrics
-
-
-def test_a_server_that_is_down_is_reported_and_stops_nothing(
-    config: TrialConfig, tmp_path: Path
-) -> None:
-    (tmp_path / "file").touch()
-    with Mirror(f"sqlite:///{tmp_path}/file/mlflow.db", {config.trial_id: ("s", config)}) as mirror:
-        mirror.rows(config.trial_id, EPOCHS)
-    assert mirror.error
+    (run,) = content(uri).values()
+    assert (run["experiment"], run["status"]) == ("my study", "FINISHED")
+    assert run["tags"]["trial_id"] == config.trial_id
+    assert run["tags"]["status"] == "finished"
+    assert run["params"]["loss"] == "bce"
+    assert run["loss"] == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
+    assert "nc1_train" not in run["metrics"]
 
 
 def test_what_a_killed_sweep_left_open_is_brought_up_to_date(
-    uri: str, tiny: Callable[..., TrialConfig]
+    uri: str, tiny: Tiny, store: ResultStore
 ) -> None:
-    from mlflow import MlflowClient
-
     never, half, whole = (tiny(seed=s) for s in (11, 12, 13))
     trials = {c.trial_id: ("caught up", c) for c in (never, half, whole)}
-    ended = {"status": "finished", "reason": None, "device": "cpu"}
-    with Mirror(uri, trials) as first:
-        first.rows(half.trial_id, EPOCHS[:1])
-        first.ended({"trial_id": whole.trial_id, **ended}, EPOCHS)
+    fill(store, never, half, whole)
+    with Mirror(uri, trials, store.read_rows) as first:
+        first.rows(half.trial_id, epochs(half)[:1])
+        first.ended(whole.trial_id)
 
     def read(table: str, trial_id: str) -> list[dict]:
         assert trial_id != whole.trial_id, "its run is closed: nothing of it needs to be read"
-        return EPOCHS if table == "epochs" else [{"trial_id": trial_id, **ended}]
+        return store.read_rows(table, trial_id)
 
-    with Mirror(uri, trials) as second:
-        second.catch_up(trials, read)
+    with Mirror(uri, trials, read) as second:
+        second.catch_up(trials)
     assert second.error is None
-    client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("caught up")
-    assert experiment
-    runs = client.search_runs([experiment.experiment_id])
-    assert {run.data.tags["trial_id"] for run in runs} == set(trials)
-    for run in runs:
-        assert run.info.status == "FINISHED"
-        history = client.get_metric_history(run.info.run_id, "train_loss")
-        assert sorted(m.step for m in history) == [1, 2, 3]
+    found = content(uri)
+    assert set(found) == set(trials)
+    for run in found.values():
+        assert run["status"] == "FINISHED"
+        assert [step for step, _ in run["loss"]] == [1, 2, 3]
 
 
-def test_a_trial_of_two_studies_has_one_run(uri: str, tiny: Callable[..., TrialConfig]) -> None:
-    from mlflow import MlflowClient
-
+def test_a_trial_of_two_studies_has_one_run(uri: str, tiny: Tiny, store: ResultStore) -> None:
     shared = tiny(seed=21)
+    fill(store, shared)
     for study in ("first study", "second study"):
-        with Mirror(uri, {shared.trial_id: (study, shared)}) as mirror:
-            mirror.rows(shared.trial_id, EPOCHS)
+        with Mirror(uri, {shared.trial_id: (study, shared)}, store.read_rows) as mirror:
+            mirror.rows(shared.trial_id, epochs(shared))
         assert mirror.error is None
-    client = MlflowClient(uri)
-    everywhere = [e.experiment_id for e in client.search_experiments()]
-    assert len(client.search_runs(everywhere, f"tags.trial_id = '{shared.trial_id}'")) == 1
+    assert content(uri)[shared.trial_id]["experiment"] == "first study"
+
+
+def test_rebuilt_from_parquet_alone_it_is_the_same(
+    uri: str, tiny: Tiny, store: ResultStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configs = [tiny(seed=seed) for seed in (31, 32)]
+    failed, single = tiny(seed=33), tiny(seed=34)
+    fill(store, *configs)
+    fill(store, failed, status="failed")
+    write_plan(store, "mine", [*configs, failed], [])
+    with Mirror(uri, {c.trial_id: ("mine", c) for c in (*configs, failed)}, store.read_rows) as m:
+        for config in (*configs, failed):
+            m.ended(config.trial_id)
+    assert m.error is None
+    fill(store, single)  # trained by itself, in no study
+    again = f"sqlite:///{tmp_path}/again.db"
+    argv = ["rebuild", "--results", str(store.location), "--tracking-uri", again]
+    for _ in range(2):  # the second time adds nothing
+        assert tracking.main(argv) == 0
+        assert f"4 trials are in MLflow: mlflow ui --backend-store-uri {again}" in (
+            capsys.readouterr().out
+        )
+        rebuilt = content(again)
+        assert rebuilt.pop(single.trial_id)["experiment"] == single.dataset
+        assert rebuilt == content(uri)
+
+
+@pytest.mark.parametrize("results", ["nothing", "."])
+def test_nothing_to_rebuild_from(
+    results: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert tracking.main(["rebuild", "--results", results]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert error.count("\n") == 1
+
+
+@contextmanager
+def server(answer: Callable[[http.server.BaseHTTPRequestHandler], None]) -> Iterator[str]:
+    """Somewhere that says this to every request."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer(self)
+
+        do_POST = do_GET  # noqa: N815
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Keep the tests' output clean."""
+
+    listening = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=listening.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{listening.server_port}"
+    finally:
+        listening.shutdown()
+        listening.server_close()
+
+
+def hang(until: threading.Event) -> None:
+    until.wait()
+
+
+def test_a_server_that_is_down_or_hangs_holds_nothing_up(
+    tiny: Tiny, store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "FLUSH_S", 2.0)
+    config = tiny()
+    fill(store, config)
+    hangs = threading.Event()
+    with server(lambda _: hang(hangs)) as hanging:
+        for uri in ("http://127.0.0.1:9", hanging):
+            begin = time.monotonic()
+            with Mirror(uri, {config.trial_id: ("s", config)}, store.read_rows) as mirror:
+                for _ in range(1000):
+                    mirror.rows(config.trial_id, epochs(config))
+                mirror.ended(config.trial_id)
+                assert time.monotonic() - begin < 1  # the sweep's own thread is not held up
+            assert time.monotonic() - begin < 10
+            assert mirror.error
+            assert mirror.error.startswith("1 trials are not in it whole: ")
+        hangs.set()
+
+
+def test_what_a_server_refused_at_first_is_sent_later(
+    uri: str, tiny: Tiny, store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracking, "FIRST_PAUSE_S", 0.01)
+    real, refusals = tracking.Runs, iter(range(5))
+
+    class Refuses(real):
+        """MLflow with a store that fails the first five requests for a run."""
+
+        def send(self, study: str, config: Row, trial_id: str, rows: Sequence[Row]) -> None:
+            if next(refusals, None) is not None:
+                raise ConnectionError("500")
+            super().send(study, config, trial_id, rows)
+
+    monkeypatch.setattr(tracking, "Runs", Refuses)
+    configs = [tiny(seed=seed) for seed in (41, 42)]
+    fill(store, *configs)
+    with Mirror(uri, {c.trial_id: ("late", c) for c in configs}, store.read_rows) as mirror:
+        for config in configs:
+            mirror.rows(config.trial_id, epochs(config)[:2])
+        for config in configs:
+            mirror.ended(config.trial_id)
+    assert mirror.error is None
+    found = content(uri)
+    assert {i: [step for step, _ in run["loss"]] for i, run in found.items()} == {
+        config.trial_id: [1, 2, 3] for config in configs
+    }
+
+
+def test_a_database_of_another_version_is_told_before_anything_runs(
+    uri: str, tiny: Tiny, store: ResultStore, tmp_path: Path
+) -> None:
+    config = tiny()
+    fill(store, config)
+    with Mirror(uri, {config.trial_id: ("s", config)}, store.read_rows) as mirror:
+        mirror.ended(config.trial_id)
+    check_uri(uri)  # as MLflow made it
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE alembic_version SET version_num = 'cfd24bdc0731'")
+    with pytest.raises(InputError, match=r"of another version of MLflow; `mlflow db upgrade"):
+        check_uri(uri)
+    (tmp_path / "mlflow.db").write_text("these are notes, not a database\n" * 100)
+    with pytest.raises(InputError, match=r"is no database of MLflow \(file is not a database\)"):
+        check_uri(uri)
