@@ -142,7 +142,8 @@ def test_ended_in_every_way_in_turn(
         time.sleep(chance.uniform(0, 0.5))
         if sweep.poll() is None:
             end(sweep, home / name)
-        sweep.communicate()
+        else:
+            finish(sweep)  # it was quicker
     finish(start(home, name, *LONG))
     same(home / name, longer)
     none_left(*sweeps)
