@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -17,6 +17,7 @@ class Interrupt:
 
     def __init__(self) -> None:
         self.asked = False  # the next signal ends the sweep at once
+        self.error: Exception | None = None  # why it ends, if nobody asked for it
         self._flag: object = None
         self._stopped: set[str] = set()
 
@@ -26,6 +27,11 @@ class Interrupt:
             raise KeyboardInterrupt
         self.asked = True  # and no more: a handler may run in the middle of anything
 
+    def end(self, error: Exception) -> NoReturn:
+        """End the sweep at once with an error."""
+        self.error = error
+        raise KeyboardInterrupt  # the one exception that Tune doesn't wrap into its own
+
     def stopped(self, trial: "Trial") -> None:
         """A trial has saved its epoch and waits for the end."""
         self._stopped.add(trial.trial_id)
@@ -34,6 +40,8 @@ class Interrupt:
         """To be called all the time. Raises KeyboardInterrupt once every running trial stopped."""
         if not self.asked:
             return
+        if self.error is not None:
+            raise KeyboardInterrupt
         if self._flag is None:
             from trainers.ray_worker import ask_to_stop
 
@@ -45,7 +53,7 @@ class Interrupt:
 
 @contextmanager
 def answered() -> Iterator[Interrupt]:
-    """Answer both signals, where this program was not told to ignore them."""
+    """Answer both signals, where this program was not told to ignore them. Raises `error`."""
     interrupt = Interrupt()
     before = {number: signal.getsignal(number) for number in SIGNALS}
     heard = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
@@ -53,6 +61,10 @@ def answered() -> Iterator[Interrupt]:
         signal.signal(number, interrupt.answer)
     try:
         yield interrupt
+    except KeyboardInterrupt:
+        if interrupt.error:
+            raise interrupt.error from None
+        raise
     finally:
         for number in heard:
             signal.signal(number, before[number])

@@ -172,21 +172,17 @@ class ClusterLostError(RuntimeError):
 
 @contextmanager
 def _notice_the_end_of_the_cluster(asked: interrupt.Interrupt) -> Iterator[None]:
-    over, lost = threading.Event(), threading.Event()
-    watch = threading.Thread(target=_watch, args=(over, lost, asked), daemon=True)
+    over = threading.Event()
+    watch = threading.Thread(target=_watch, args=(over, asked), daemon=True)
     watch.start()
     try:
         yield
-    except KeyboardInterrupt:
-        if lost.is_set():
-            raise ClusterLostError("no node of the Ray cluster is alive") from None
-        raise
     finally:
         over.set()
         watch.join()
 
 
-def _watch(over: threading.Event, lost: threading.Event, asked: interrupt.Interrupt) -> None:
+def _watch(over: threading.Event, asked: interrupt.Interrupt) -> None:
     import ray
 
     dead_checks = 0
@@ -194,7 +190,7 @@ def _watch(over: threading.Event, lost: threading.Event, asked: interrupt.Interr
         alive = any(node["Alive"] for node in ray.nodes())
         dead_checks = 0 if alive else dead_checks + 1
         if dead_checks == DEAD_CHECKS:
-            lost.set()
+            asked.error = ClusterLostError("no node of the Ray cluster is alive")
             asked.asked = True  # there is nothing left that could finish its epoch
             _thread.interrupt_main(signal.SIGTERM)
             return
@@ -233,10 +229,13 @@ def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
 
         def on_trial_error(self, iteration: int, trials: list, trial: "Trial", **info: Any) -> None:
             del iteration, trials, info
-            cause = getattr(trial.get_pickled_error(), "cause", None)
-            if isinstance(cause, WriteError):
-                raise cause  # each trial would end so, and could not even be recorded as lost
             error = str(trial.get_error() or "its worker died").strip().splitlines()[-1]
-            self._listener.lost(_trial_id(trial), error)
+            cause = getattr(trial.get_pickled_error(), "cause", None)
+            if isinstance(cause, WriteError):  # not its fault: every trial would end so
+                asked.end(cause)
+            try:
+                self._listener.lost(_trial_id(trial), error)
+            except WriteError as full:
+                asked.end(full)
 
     return Forward(listener)

@@ -265,6 +265,8 @@ def _only_sweep(store: ResultStore, console: Console) -> Iterator[None]:
                 f"another sweep is running into {store.location}; wait for it, or choose another "
                 "--results"
             ) from error
+        except WriteError as error:  # the first that is written, such as into a missing bucket
+            raise InputError(f"--results {store.location}: {error}") from error
         yield
         store.remove_leftovers()  # of workers that were killed meanwhile
 

@@ -223,6 +223,8 @@ def _follow(ends: list, main: Any, report: Callable[[list[Row]], None]) -> Row:
     pending = list(ends)
     while ends[0] in pending:
         done, pending = ray.wait(pending, timeout=REPORT_EVERY_S)
+        if done and ends[0] in pending:  # lost with the main one, perhaps, which tells why
+            done = ray.wait(ends[:1], timeout=REPORT_EVERY_S)[0] + done
         for end in done:
             ray.get(end)
         report(ray.get(main.take_rows.remote()))

@@ -61,7 +61,8 @@ class ResultStore:
                 with tempfile.TemporaryFile(dir=nearest):
                     pass
             else:
-                self.filesystem.get_file_info(self.root)
+                impatient, _ = fs.FileSystem.from_uri(self.location)  # a typing error is no outage
+                impatient.get_file_info(self.root)
         except OSError as error:
             reason = " ".join((error.strerror or str(error)).split())
             raise InputError(
