@@ -4,10 +4,15 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
+from orchestrator.eta import Meter
+from orchestrator.ledger import Cost, Kind
 from trainers.config import TrialConfig
 
 MARKS: Final = {
@@ -15,91 +20,97 @@ MARKS: Final = {
     "failed": "[red]✗ failed[/]",
     "diverged": "[yellow]✗ diverged[/]",
 }
-SPEED_WINDOW_S: Final = 30.0
+SHOWN: Final = 8  # running trials
+HEARTBEAT_S: Final = 60.0  # a line in a log at least so often, while anything happens
 
 
 class SweepProgress:
-    """A bar over all epochs of a sweep, and a line for each trial that ends."""
+    """A line for each trial that ends; below, on a terminal, all of the sweep and what runs.
 
-    def __init__(self, trials: Mapping[str, TrialConfig], *, console: Console) -> None:
+    Where there is no terminal, a line once a minute says how far it is.
+    """
+
+    def __init__(
+        self,
+        trials: Mapping[str, TrialConfig],
+        *,
+        console: Console,
+        costs: Mapping[Kind, Cost] | None = None,
+    ) -> None:
+        """`costs` of kinds that ran before let the first estimate be a good one."""
         self._trials = trials
         self._console = console
-        self._epochs = dict.fromkeys(trials, 0)
-        self._ended: dict[str, str] = {}
-        self._images: list[tuple[float, float]] = []  # when, how many
-        self._started = time.monotonic()
-        self._bar = Progress(
-            BarColumn(bar_width=30),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
-            console=console,
-            disable=not console.is_terminal or console.quiet,
-            transient=True,
+        self._meter = Meter(trials, costs or {}, now=time.monotonic())
+        self._said = time.monotonic()
+        self._live = Live(
+            get_renderable=self._view, console=console, refresh_per_second=2, transient=True
         )
-        total = sum(config.epochs for config in trials.values())
-        self._task: TaskID = self._bar.add_task(self._text(), total=total, eta="")
+        self._is_live = console.is_terminal and not console.quiet
 
     def __enter__(self) -> "SweepProgress":
-        self._bar.start()
+        if self._is_live:
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._is_live:
+            self._live.stop()
 
     def rows(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """New epochs of a trial."""
-        for row in rows:
-            self._epochs[trial_id] = max(self._epochs[trial_id], row["epoch"])
-            self._images.append((time.monotonic(), row["samples_per_s"] * row["train_s"]))
-        self._refresh()
+        self._meter.rows(trial_id, rows, now=time.monotonic())
+        if not self._is_live and time.monotonic() - self._said >= HEARTBEAT_S:
+            self._said = time.monotonic()
+            self._console.print(self._counts(), highlight=False, soft_wrap=True)
 
     def ended(self, trial: Mapping[str, Any]) -> None:
         """A trial's last row."""
         trial_id, status = trial["trial_id"], trial["status"]
-        self._ended[trial_id] = status
-        config = self._trials[trial_id]
-        self._epochs[trial_id] = config.epochs
+        self._meter.end(trial_id, status)
+        count, total = len(self._meter.ended), len(self._trials)
         reason = f" ({escape(trial['reason'])})" if trial["reason"] else ""
         wall = f" [dim]{trial['wall_s']:.0f} s[/]" if trial.get("wall_s") is not None else ""
         self._console.print(
-            f"{MARKS[status]} [dim]{len(self._ended):>{len(str(len(self._trials)))}}"
-            f"/{len(self._trials)}[/] {trial_id} {describe(config)}"
-            f"{wall}{reason}",
+            f"{MARKS[status]} [dim]{count:>{len(str(total))}}/{total}[/] {trial_id} "
+            f"{describe(self._trials[trial_id])}{wall}{reason}",
             highlight=False,
             soft_wrap=True,
         )
-        self._refresh()
 
-    def _refresh(self) -> None:
-        done = sum(self._epochs.values())
-        self._bar.update(self._task, completed=done, description=self._text(), eta=self._eta(done))
-
-    def _text(self) -> str:
-        started = sum(epoch > 0 for epoch in self._epochs.values())
-        parts = [
-            f"{len(self._ended)}/{len(self._trials)} trials",
-            f"{started - len(self._ended)} running",
-        ]
-        if bad := sum(status != "finished" for status in self._ended.values()):
-            parts.append(f"[red]{bad} failed[/]")
-        if speed := self._images_per_s():
+    def _counts(self) -> str:
+        meter = self._meter
+        parts = [f"{len(meter.ended)}/{len(self._trials)} trials", f"{len(meter.running)} running"]
+        if meter.failed:
+            parts.append(f"[red]{meter.failed} failed[/]")
+        if speed := meter.images_per_s(time.monotonic()):
             parts.append(f"{speed:,.0f} images/s")
+        left_s = meter.seconds_left()
+        if left_s is not None:
+            parts.append(f"about {duration(left_s)} left")
         return ", ".join(parts)
 
-    def _images_per_s(self) -> float:
-        now = time.monotonic()
-        self._images = [(at, n) for at, n in self._images if now - at <= SPEED_WINDOW_S]
-        span = min(SPEED_WINDOW_S, now - self._started)
-        return sum(n for _, n in self._images) / span if span > 1 else 0.0
-
-    def _eta(self, done: int) -> str:
-        total = sum(config.epochs for config in self._trials.values())
-        elapsed_s = time.monotonic() - self._started
-        if not done or elapsed_s < 5:
-            return ""
-        left_s = elapsed_s / done * (total - done)
-        return f"about {duration(left_s)} left"
+    def _view(self) -> Group:
+        """The bar over all epochs, and the trials that run."""
+        meter = self._meter
+        head = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=meter.total_epochs, completed=meter.done_epochs, width=24)
+        head.add_row(bar, Text.from_markup(self._counts()))
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+        table.add_column("running", no_wrap=True)
+        for name in ("epoch", "train loss", "test acc.", "s/epoch"):
+            table.add_column(name, no_wrap=True, justify="right", min_width=9)
+        running = list(meter.running.items())
+        for trial_id, row in running[:SHOWN]:
+            config, accuracy = self._trials[trial_id], row.get("accuracy_test")
+            table.add_row(
+                describe(config),
+                f"{row['epoch']}/{config.epochs}",
+                f"{row['train_loss']:.4g}",
+                "" if accuracy is None else f"{accuracy:.2%}",
+                f"{row['epoch_s']:.3g}",
+            )
+        more = [Text(f"and {len(running) - SHOWN} more")] if len(running) > SHOWN else []
+        return Group(head, table, *more) if running else Group(head)
 
 
 def describe(config: TrialConfig) -> str:

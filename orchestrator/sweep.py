@@ -85,7 +85,7 @@ def run_plan(
     if args.rerun == "all":  # only now: nothing that the user can get wrong comes after this
         forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
     to_do = {i: plan.trials[i] for i in plan.to_do}
-    with SweepProgress(to_do, console=console) as progress:
+    with SweepProgress(to_do, console=console, costs=plan.ledger.costs) as progress:
         listener = Listener(to_do, store, progress, mirror)
 
         def run(slots: Mapping[str, Slot]) -> None:
