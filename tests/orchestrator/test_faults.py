@@ -136,8 +136,9 @@ def test_ended_in_every_way_in_turn(
     """The same command again and again; each time it gets a bit further, then it is ended."""
     name, sweeps = f"ended-{number}", []
     for end in chance.sample(ENDINGS, len(ENDINGS)):
-        before = set(checkpoints(home / name))
         sweeps.append(sweep := start(home, name, *LONG))
+        wait_for(lambda s=sweep: commands(s.pid, WORKER) or s.poll() is not None, "a worker")
+        before = set(checkpoints(home / name))  # also of workers that outlived their driver
         wait_for(lambda s=sweep, b=before: further(home / name, s, b), "a new checkpoint")
         time.sleep(chance.uniform(0, 0.5))
         if sweep.poll() is None:
