@@ -1,13 +1,19 @@
-"""What the terminal shows while a sweep runs."""
+"""What the terminal shows while a sweep runs. What there is to show is counted in `tally`."""
 
+import threading
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
+from orchestrator.eta import Left
+from orchestrator.expected import beside_expected
+from orchestrator.tally import Row, State, Tally
 from trainers.config import TrialConfig
 
 MARKS: Final = {
@@ -15,91 +21,168 @@ MARKS: Final = {
     "failed": "[red]✗ failed[/]",
     "diverged": "[yellow]✗ diverged[/]",
 }
-SPEED_WINDOW_S: Final = 30.0
+REFRESH_PER_S: Final = 2
+HEARTBEAT_S: Final = 60.0
 
 
 class SweepProgress:
-    """A bar over all epochs of a sweep, and a line for each trial that ends."""
+    """A line for each trial that ends; below, on a terminal, a view of all of them.
 
-    def __init__(self, trials: Mapping[str, TrialConfig], *, console: Console) -> None:
-        self._trials = trials
+    Where lines are all there is, as in a log, one a minute says how far the sweep is.
+    """
+
+    def __init__(
+        self, tally: Tally, *, console: Console, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._tally = tally
         self._console = console
-        self._epochs = dict.fromkeys(trials, 0)
-        self._ended: dict[str, str] = {}
-        self._images: list[tuple[float, float]] = []  # when, how many
-        self._started = time.monotonic()
-        self._bar = Progress(
-            BarColumn(bar_width=30),
-            TextColumn("{task.description}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[eta]}"),
-            console=console,
-            disable=not console.is_terminal or console.quiet,
-            transient=True,
-        )
-        total = sum(config.epochs for config in trials.values())
-        self._task: TaskID = self._bar.add_task(self._text(), total=total, eta="")
+        self._clock = clock
+        self._started = clock()
+        self._newest: tuple[Row, Row] | None = None  # finished, and not drawn yet
+        self._newest_lines = ["", ""]
+        self._counting = threading.Lock()  # drawing is a thread's; nothing is drawn while held
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        self._live: Live | None = None
+        if console.is_interactive and not console.quiet:
+            self._live = Live(
+                console=console,
+                refresh_per_second=REFRESH_PER_S,
+                transient=True,
+                get_renderable=self._draw,
+            )
 
     def __enter__(self) -> "SweepProgress":
-        self._bar.start()
+        if self._live:
+            self._live.start()
+        else:
+            self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.stop()
+        if self._live:
+            self._live.stop()
+        else:
+            self._over.set()
+            self._thread.join()
 
-    def rows(self, trial_id: str, rows: Iterable[Mapping[str, Any]]) -> None:
+    def started(self, trial_id: str) -> None:
+        """A trial begins, or begins again."""
+        with self._counting:
+            self._tally.started(trial_id, self._clock())
+
+    def stopped(self, trial_id: str) -> None:
+        """A trial's worker died; it will begin again."""
+        with self._counting:
+            self._tally.stopped(trial_id, self._clock())
+
+    def rows(self, trial_id: str, rows: Iterable[Row]) -> None:
         """New epochs of a trial."""
-        for row in rows:
-            self._epochs[trial_id] = max(self._epochs[trial_id], row["epoch"])
-            self._images.append((time.monotonic(), row["samples_per_s"] * row["train_s"]))
-        self._refresh()
+        with self._counting:
+            self._tally.rows(trial_id, rows, self._clock())
 
-    def ended(self, trial: Mapping[str, Any]) -> None:
+    def ended(self, trial: Row) -> None:
         """A trial's last row."""
-        trial_id, status = trial["trial_id"], trial["status"]
-        self._ended[trial_id] = status
-        config = self._trials[trial_id]
-        self._epochs[trial_id] = config.epochs
+        with self._counting:
+            last = self._tally.ended(trial, self._clock())
+            number = self._tally.number_ended
+            if trial["status"] == "finished":
+                self._newest = trial, last
+        trial_id, total = trial["trial_id"], len(self._tally.trials)
         reason = f" ({escape(trial['reason'])})" if trial["reason"] else ""
         wall = f" [dim]{trial['wall_s']:.0f} s[/]" if trial.get("wall_s") is not None else ""
         self._console.print(
-            f"{MARKS[status]} [dim]{len(self._ended):>{len(str(len(self._trials)))}}"
-            f"/{len(self._trials)}[/] {trial_id} {describe(config)}"
-            f"{wall}{reason}",
+            f"{MARKS[trial['status']]} [dim]{number:>{len(str(total))}}/{total}[/] {trial_id} "
+            f"{escape(describe(self._tally.trials[trial_id]))}{wall}{reason}",
             highlight=False,
             soft_wrap=True,
         )
-        self._refresh()
 
-    def _refresh(self) -> None:
-        done = sum(self._epochs.values())
-        self._bar.update(self._task, completed=done, description=self._text(), eta=self._eta(done))
+    def _beat(self) -> None:
+        while not self._over.wait(HEARTBEAT_S):
+            with self._counting:
+                state = self._tally.state(self._clock())
+            self._console.print(in_words(state), highlight=False, soft_wrap=True)
 
-    def _text(self) -> str:
-        started = sum(epoch > 0 for epoch in self._epochs.values())
-        parts = [
-            f"{len(self._ended)}/{len(self._trials)} trials",
-            f"{started - len(self._ended)} running",
-        ]
-        if bad := sum(status != "finished" for status in self._ended.values()):
-            parts.append(f"[red]{bad} failed[/]")
-        if speed := self._images_per_s():
-            parts.append(f"{speed:,.0f} images/s")
-        return ", ".join(parts)
+    def _draw(self) -> Group:
+        with self._counting:
+            state = self._tally.state(self._clock())
+            newest, self._newest = self._newest, None
+        if newest:
+            config = self._tally.trials[newest[0]["trial_id"]]
+            self._newest_lines = [describe(config), beside_expected(*newest)]
+        return Group(
+            _bar(state, self._clock() - self._started),
+            in_words(state),
+            _running(state, self._tally.trials),
+            _newest(self._newest_lines),
+        )
 
-    def _images_per_s(self) -> float:
-        now = time.monotonic()
-        self._images = [(at, n) for at, n in self._images if now - at <= SPEED_WINDOW_S]
-        span = min(SPEED_WINDOW_S, now - self._started)
-        return sum(n for _, n in self._images) / span if span > 1 else 0.0
 
-    def _eta(self, done: int) -> str:
-        total = sum(config.epochs for config in self._trials.values())
-        elapsed_s = time.monotonic() - self._started
-        if not done or elapsed_s < 5:
-            return ""
-        left_s = elapsed_s / done * (total - done)
-        return f"about {duration(left_s)} left"
+def in_words(state: State) -> str:
+    """How far the sweep is, in a line."""
+    parts = [f"{state.ended:,}/{state.trials:,} trials", f"{state.running} running"]
+    if state.failed:
+        parts.append(f"[red]{state.failed:,} failed[/]")
+    if state.diverged:
+        parts.append(f"[yellow]{state.diverged:,} diverged[/]")
+    if state.images_per_s:
+        parts.append(f"{state.images_per_s:,.0f} images/s")
+    if state.left and state.ended < state.trials:
+        parts.append(_left(state.left))
+    return ", ".join(parts)
+
+
+def _left(left: Left) -> str:
+    text = f"about {duration(left.seconds)} left"
+    if not left.unmeasured:
+        return text
+    kinds = "1 kind" if left.unmeasured == 1 else f"{left.unmeasured} kinds"
+    return f"{text} if {kinds} of trials not seen yet take{'s' * (left.unmeasured == 1)} as long"
+
+
+def _bar(state: State, elapsed_s: float) -> Table:
+    line = Table.grid(padding=(0, 1), expand=True)
+    line.add_column(ratio=1)
+    line.add_column(no_wrap=True)
+    line.add_row(
+        ProgressBar(total=state.epochs, completed=state.epochs_done),
+        f"{state.epochs_done / state.epochs:.0%} of {state.epochs:,} epochs after "
+        f"{duration(elapsed_s)}",
+    )
+    return line
+
+
+def _running(state: State, trials: Mapping[str, TrialConfig]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("running", no_wrap=True, overflow="ellipsis")
+    for name in ("epoch", "train_loss", "accuracy_test", "epoch_s"):
+        table.add_column(name, no_wrap=True, justify="right")
+    for trial_id, run in state.shown:
+        config = trials[trial_id]
+        table.add_row(
+            escape(describe(config)),
+            f"{run.row.get('epoch', 0)}/{config.epochs}",
+            _number(run.row.get("train_loss"), ".4g"),
+            _number(run.row.get("accuracy_test"), ".2%"),
+            _number(run.row.get("epoch_s"), ".3g"),
+        )
+    if more := state.running - len(state.shown):
+        table.add_row(f"[dim]and {more:,} more[/]")
+    return table
+
+
+def _number(value: float | None, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _newest(lines: list[str]) -> Table:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(style="dim")
+    grid.add_column(no_wrap=True, overflow="ellipsis")
+    for name, line in zip(("newest", ""), lines, strict=True):
+        grid.add_row(name, escape(line))
+    return grid
 
 
 def describe(config: TrialConfig) -> str:
