@@ -140,10 +140,13 @@ def time_left(
     Args: epochs that are left of each kind, each times the size of its trial; what runs, which is
     in `epochs` too; the sizes of the trials that run at once, summed.
     """
-    per_epoch, unmeasured = costs.of(kind for kind, left in epochs.items() if left > 0)
+    to_do = {kind: left for kind, left in epochs.items() if left > 0}
+    if not to_do:
+        return Left(0.0, 0)
+    per_epoch, unmeasured = costs.of(to_do)
     if not per_epoch or not at_once:
         return None
-    work_s = sum(left * per_epoch[kind] for kind, left in epochs.items() if left > 0)
+    work_s = sum(left * per_epoch[kind] for kind, left in to_do.items())
     longest_s = 0.0
     for rest in running:
         if not rest.epochs:

@@ -39,7 +39,7 @@ class SweepProgress:
         self._clock = clock
         self._started = clock()
         self._newest: tuple[Row, Row] | None = None  # finished, and not drawn yet
-        self._newest_lines = ["", ""]
+        self._newest_lines: list[str] = []
         self._counting = threading.Lock()  # drawing is a thread's; nothing is drawn while held
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -111,12 +111,12 @@ class SweepProgress:
         if newest:
             config = self._tally.trials[newest[0]["trial_id"]]
             self._newest_lines = [describe(config), beside_expected(*newest)]
-        return Group(
-            _bar(state, self._clock() - self._started),
-            in_words(state),
-            _running(state, self._tally.trials),
-            _newest(self._newest_lines),
-        )
+        parts = [_bar(state, self._clock() - self._started), in_words(state)]
+        if state.running:
+            parts.append(_running(state, self._tally.trials))
+        if self._newest_lines:
+            parts.append(_newest(self._newest_lines))
+        return Group(*parts)
 
 
 def in_words(state: State) -> str:
