@@ -178,4 +178,4 @@ class Tally:
     def busy(self, wall_s: float) -> str:
         """Which part of the time that the slots had they trained and evaluated, in words."""
         share = self._trained_s / (self._at_once.largest * wall_s) if self._most_running else 0.0
-        return f"{share:.0%} of the time, at most {self._most_running} trials at once"
+        return f"{share:.0%} of the time, at most {self._most_running} at once"

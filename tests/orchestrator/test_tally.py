@@ -44,7 +44,7 @@ def test_a_trial_whose_worker_died_runs_again_and_no_epoch_counts_twice(tiny: Ti
     tally.started(a, 20.0)
     tally.rows(a, [epoch(1, 10.0), epoch(2, 10.0)], 30.0)
     assert counts(tally.state(30.0)) == (0, 0, 0, 1, 2)
-    assert tally.busy(30.0) == "67% of the time, at most 1 trials at once"
+    assert tally.busy(30.0) == "67% of the time, at most 1 at once"
 
 
 def test_a_trial_that_ended_and_begins_anew_counts_once(tiny: Tiny) -> None:
@@ -87,7 +87,7 @@ def test_a_trial_that_no_worker_could_start_has_no_values(tiny: Tiny) -> None:
     tally = tally_of([tiny()])
     (a,) = tally.trials
     assert tally.ended({"trial_id": a, "status": "failed", "reason": "no worker"}, 0.0) == {}
-    assert tally.busy(1.0) == "0% of the time, at most 0 trials at once"
+    assert tally.busy(1.0) == "0% of the time, at most 0 at once"
 
 
 def test_only_the_first_that_run_are_shown(tiny: Tiny) -> None:
@@ -107,4 +107,4 @@ def test_slots_are_busy_for_the_part_of_the_time_that_trials_train(
     tally = tally_of([tiny(seed=seed) for seed in range(8)])
     *_, (now, _) = simulate(tally, lambda _: 10.0, capacity=capacity, more_s=10.0)
     assert now - START_S == 40.0 * 8 / capacity
-    assert tally.busy(now - START_S) == f"75% of the time, at most {capacity} trials at once"
+    assert tally.busy(now - START_S) == f"75% of the time, at most {capacity} at once"
