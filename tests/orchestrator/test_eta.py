@@ -53,9 +53,8 @@ def test_once_each_kind_has_finished_one_the_end_is_known(
 
 
 def test_trials_of_unlike_sizes_fill_the_machine(tiny: Tiny) -> None:
-    # The slow ones take all four slots, the fast ones one each: 10 * 10 * 20 s, then 10 * 10 * 2 s
-    # in four slots, of which the last are not all in use. By trials that run at once, the first
-    # hour would be told as four times too long, or the rest as too short.
+    # The slow ones take all four slots, the fast ones one each. Counted by trials instead of slots,
+    # one slow trial at a time would make the fast ones look four times as long.
     def size(config: TrialConfig) -> float:
         return 4.0 if config.batch_size == 8 else 1.0
 
