@@ -1,83 +1,157 @@
-"""How far a sweep is and when it will end, from what it reports. Arithmetic alone; no drawing."""
+"""How long the rest of a sweep takes, learnt while it runs. Arithmetic alone; no clock.
 
-from collections import Counter, deque
+What is left of each kind of trial times what an epoch of that kind takes, over all kinds, by how
+much runs at once.
+"""
+
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Final
+from typing import Final, NamedTuple
 
-from orchestrator.ledger import Cost, Kind, kind_of
-from trainers.config import TrialConfig
+from orchestrator.ledger import Kind
 
-SPEED_WINDOW_S: Final = 30.0
+RECENT_S: Final = 60.0  # between two trials a slot is empty for a moment, and is one all the same
 
 
-class Meter:
-    """Counts of a sweep. What a report costs doesn't grow with the number of trials."""
+class Left(NamedTuple):
+    """Time that is left, and how many kinds of trials it was guessed for."""
 
-    def __init__(
-        self, trials: Mapping[str, TrialConfig], costs: Mapping[Kind, Cost], *, now: float
-    ) -> None:
-        """`costs`: seconds an epoch of kinds that are known from before; `now` in seconds."""
-        self._kinds = {i: kind_of(config.row()) for i, config in trials.items()}
-        self._epochs = {i: config.epochs for i, config in trials.items()}
-        self._left = Counter[Kind]()  # epochs
-        for i, kind in self._kinds.items():
-            self._left[kind] += self._epochs[i]
-        self._before = costs
-        self._measured: dict[Kind, tuple[float, int]] = {}  # seconds and epochs of this sweep
-        self._images: deque[tuple[float, float]] = deque()  # when, how many
-        self._started = now
-        self.total_epochs = sum(self._epochs.values())
-        self.running: dict[str, Mapping[str, Any]] = {}  # the newest row of each
-        self.ended: dict[str, str] = {}  # status
-        self.failed = 0  # or diverged
+    seconds: float
+    unmeasured: int
 
-    def rows(self, trial_id: str, rows: Iterable[Mapping[str, Any]], *, now: float) -> None:
-        """New epochs of a trial, or such as it had before and reports again."""
-        kind = self._kinds[trial_id]
-        reached = self.running.get(trial_id, {}).get("epoch", 0)
-        for row in rows:
-            self.running[trial_id] = row
-            if row["epoch"] <= reached:
-                continue
-            if trial_id not in self.ended:
-                self._left[kind] -= row["epoch"] - reached
-            reached = row["epoch"]
-            seconds, epochs = self._measured.get(kind, (0.0, 0))
-            self._measured[kind] = seconds + row["epoch_s"], epochs + 1
-            self._images.append((now, row["samples_per_s"] * row["train_s"]))
 
-    def end(self, trial_id: str, status: str) -> None:
-        """A trial has ended, also one that ended before and was tried again."""
-        reached = self.running.pop(trial_id, {}).get("epoch", 0)
-        if trial_id in self.ended:
-            self.failed -= self.ended[trial_id] != "finished"
-        else:
-            self._left[self._kinds[trial_id]] -= self._epochs[trial_id] - reached
-        self.ended[trial_id] = status
-        self.failed += status != "finished"
+class Costs:
+    """What an epoch of each kind takes: the best that is known by now.
 
-    @property
-    def done_epochs(self) -> int:
-        """Epochs that need not run any more."""
-        return self.total_epochs - self._left.total()
+    All that trials took that finished since the start, by their epochs; else the epochs of those
+    that run; else what was known before; else the mean of the other kinds.
+    """
 
-    def images_per_s(self, now: float) -> float:
-        """Of all trials together, over the last SPEED_WINDOW_S seconds; 0 in the first one."""
-        while self._images and now - self._images[0][0] > SPEED_WINDOW_S:
-            self._images.popleft()
-        span = min(SPEED_WINDOW_S, now - self._started)
-        return sum(n for _, n in self._images) / span if span > 1 else 0.0
+    def __init__(self, before: Mapping[Kind, float]) -> None:
+        self._before = before
+        self._epochs: dict[Kind, list[float]] = defaultdict(lambda: [0.0, 0])  # seconds, how many
+        self._trials: dict[Kind, list[float]] = defaultdict(lambda: [0.0, 0])
 
-    def seconds_left(self) -> float | None:
-        """The epochs left of each kind by the seconds one took, over the trials that run at once.
+    def epoch(self, kind: Kind, seconds: float) -> None:
+        """One epoch took so long, by itself."""
+        _add(self._epochs[kind], seconds, 1)
 
-        A kind that was never seen counts as the mean of those that were. None before any was.
+    def trial(self, kind: Kind, seconds: float, epochs: int) -> None:
+        """A trial of so many epochs took so long, with all that is no epoch."""
+        _add(self._trials[kind], seconds, epochs)
+
+    def known(self, kind: Kind) -> float | None:
+        """Seconds per epoch of this kind, if it was ever measured."""
+        for measured in (self._trials, self._epochs):
+            if kind in measured:
+                seconds, count = measured[kind]
+                return seconds / count
+        return self._before.get(kind)
+
+    def of(self, kinds: Iterable[Kind]) -> tuple[dict[Kind, float], int]:
+        """Seconds per epoch of each kind, and how many of them are but the mean of the others.
+
+        Nothing for any kind if none was measured.
         """
-        each = {kind: seconds / epochs for kind, (seconds, epochs) in self._measured.items()}
-        each = {kind: cost.seconds_per_epoch for kind, cost in self._before.items()} | each
-        known = [each[kind] for kind in self._left if kind in each]
-        if not known or not self.running:
-            return None
-        unknown = sum(known) / len(known)
-        seconds = sum(left * each.get(kind, unknown) for kind, left in self._left.items())
-        return seconds / len(self.running)
+        known = {kind: self.known(kind) for kind in kinds}
+        found = [cost for cost in known.values() if cost is not None]
+        if not found:
+            return {}, len(known)
+        mean = sum(found) / len(found)
+        costs = {kind: mean if cost is None else cost for kind, cost in known.items()}
+        return costs, len(known) - len(found)
+
+
+def _add(measured: list[float], seconds: float, count: int) -> None:
+    measured[0] += seconds
+    measured[1] += count
+
+
+class Lately:
+    """The largest that a sum was within the last minute, and ever."""
+
+    def __init__(self) -> None:
+        self._value = 0.0
+        self._before: deque[tuple[float, float]] = deque()  # until when it was how much
+        self.largest = 0.0
+
+    def add(self, change: float, now: float) -> None:
+        """Change the sum."""
+        self._before.append((now, self._value))
+        self._value = round(self._value + change, 6)  # 0 at the end, after thirds of a GPU
+        self.largest = max(self.largest, self._value)
+        self._forget(now)
+
+    def most(self, now: float) -> float:
+        """The largest that it was lately."""
+        self._forget(now)
+        return max(self._value, *(value for _, value in self._before), 0.0)
+
+    def _forget(self, now: float) -> None:
+        while self._before and self._before[0][0] < now - RECENT_S:
+            self._before.popleft()
+
+
+class Speed:
+    """Images per second over the last half minute, or the last two epochs where those are longer.
+
+    An epoch's images come in all at once: a shorter while would hold none, or too many.
+    """
+
+    LEAST_S: Final = 30.0
+
+    def __init__(self) -> None:
+        self._epochs: deque[tuple[float, float]] = deque()  # when it ended, its images
+        self._images = 0.0
+        self._started: float | None = None
+
+    def start(self, now: float) -> None:
+        """A trial begins; the first time counts."""
+        self._started = now if self._started is None else self._started
+
+    def add(self, images: float, now: float) -> None:
+        """An epoch has ended."""
+        self._epochs.append((now, images))
+        self._images += images
+
+    def per_second(self, longest_epoch_s: float, now: float) -> float:
+        """The speed now."""
+        window_s = max(self.LEAST_S, 2 * longest_epoch_s)
+        while self._epochs and self._epochs[0][0] < now - window_s:
+            self._images -= self._epochs.popleft()[1]
+        span_s = min(window_s, now - (now if self._started is None else self._started))
+        return self._images / span_s if self._epochs and span_s > 1 else 0.0
+
+
+class Rest(NamedTuple):
+    """What is left of a trial that runs."""
+
+    kind: Kind
+    epochs: int
+    since_s: float  # how long ago its last epoch ended
+    size: float
+
+
+def time_left(
+    epochs: Mapping[Kind, float], running: Iterable[Rest], costs: Costs, at_once: float
+) -> Left | None:
+    """How long it takes until all is done; None if nobody can know yet.
+
+    Args: epochs that are left of each kind, each times the size of its trial; what runs, which is
+    in `epochs` too; the sizes of the trials that run at once, summed.
+    """
+    to_do = {kind: left for kind, left in epochs.items() if left > 0}
+    if not to_do:
+        return Left(0.0, 0)
+    per_epoch, unmeasured = costs.of(to_do)
+    if not per_epoch or not at_once:
+        return None
+    work_s = sum(left * per_epoch[kind] for kind, left in to_do.items())
+    longest_s = 0.0
+    for rest in running:
+        if not rest.epochs:
+            continue  # it has trained, and writes its results
+        under_way_s = min(rest.since_s, per_epoch[rest.kind])
+        work_s -= under_way_s * rest.size
+        longest_s = max(longest_s, rest.epochs * per_epoch[rest.kind] - under_way_s)
+    return Left(max(work_s / at_once, longest_s), unmeasured)

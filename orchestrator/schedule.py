@@ -44,6 +44,12 @@ DEAD_CHECKS: Final = 3  # in a row: a cluster whose head restarts is back before
 class Listener(Protocol):
     """Who hears of trials while they run; called in the driver."""
 
+    def started(self, trial_id: str) -> None:
+        """A trial has its slot, the first time or again."""
+
+    def stopped(self, trial_id: str) -> None:
+        """A trial lost its slot and waits for another."""
+
     def rows(self, trial_id: str, rows: list[dict[str, Any]]) -> None:
         """New epochs of a trial."""
 
@@ -215,6 +221,16 @@ def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
         def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
             del iteration, info
             asked.step(trials)
+
+        def on_trial_start(self, iteration: int, trials: list, trial: "Trial", **info: Any) -> None:
+            del iteration, trials, info
+            self._listener.started(_trial_id(trial))
+
+        def on_trial_recover(
+            self, iteration: int, trials: list, trial: "Trial", **info: Any
+        ) -> None:
+            del iteration, trials, info
+            self._listener.stopped(_trial_id(trial))
 
         def on_trial_result(
             self, iteration: int, trials: list, trial: "Trial", result: dict, **info: Any

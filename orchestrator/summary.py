@@ -1,17 +1,73 @@
 """What a sweep leaves at its end: tables, figures, and a few lines that say where they are."""
 
+import argparse
+import re
 import shlex
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.markdown import Markdown
 
+from orchestrator.ledger import Ledger
+from orchestrator.plan_file import rerun_command
+from orchestrator.planning import Plan
+from orchestrator.progress import describe
+from trainers.config import TrialConfig
 from trainers.results import ResultStore
 
 if TYPE_CHECKING:
     from analysis.load import Results
+
+LISTED: Final = 20
+
+
+def show_summary(
+    plan: Plan, ledger: Ledger, args: argparse.Namespace, facts: Mapping[str, str]
+) -> bool:
+    """Print how the trials ended, then the facts, also with --quiet. Whether all finished."""
+    ended = Counter(ledger.status(i) for i in plan.trials)
+    bad = {i: ledger.rows[i] for i in plan.trials if ledger.status(i) in ("failed", "diverged")}
+    if bad:
+        again = "failed" if ended["failed"] else "diverged"
+        next_command = rerun_command(args.argv, "--rerun", again)
+    else:
+        next_command = f"python -m analysis.tables --results {shlex.quote(args.results)}"
+    for line in bad_trials(bad, plan.trials):
+        print(line)
+    counts = {
+        "finished": f"{ended['finished']} of {len(plan.trials)} trials ({plan.done} before)",
+        "failed": f"{ended['failed']}, diverged {ended['diverged']}",
+    }
+    print(in_lines({**counts, **facts, "next": next_command}))
+    return ended["finished"] == len(plan.trials)
+
+
+def bad_trials(
+    rows: Mapping[str, Mapping[str, Any]], trials: Mapping[str, TrialConfig]
+) -> Iterator[str]:
+    """Trials that failed or diverged, by their reason; the most frequent first, no more than 20.
+
+    Reasons that differ in numbers alone, such as the epoch, are one; the first of them is shown.
+    """
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for i, row in rows.items():
+        groups[row["status"], re.sub(r"\d[\d.e+-]*", "#", row["reason"])].append(i)
+    listed = sorted(groups.values(), key=len, reverse=True)[:LISTED]
+    each = LISTED // max(len(listed), 1)
+    for ids in listed:
+        first = rows[ids[0]]
+        yield f"{len(ids)} {first['status']}: {first['reason']}"
+        for i in islice(ids, each):
+            yield f"  {i} {describe(trials[i])}"
+        if len(ids) > each:
+            yield f"  and {len(ids) - each} more"
+    if len(groups) > len(listed):
+        others = len(rows) - sum(map(len, listed))
+        yield f"and {others} more for {len(groups) - len(listed)} other reasons"
 
 
 def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:

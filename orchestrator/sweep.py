@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, NoReturn
@@ -25,7 +24,8 @@ from orchestrator.plan_file import read_plan, rerun_command, write_plan
 from orchestrator.planning import Plan, check_plan, make_plan
 from orchestrator.progress import SweepProgress, duration
 from orchestrator.slots import Node, Slot, check_fits
-from orchestrator.summary import in_lines, write_analysis
+from orchestrator.summary import show_summary, write_analysis
+from orchestrator.tally import Tally
 from orchestrator.tracking import Mirror, default_uri
 from trainers.atomic import WriteError
 from trainers.config import TrialConfig
@@ -50,6 +50,14 @@ class Listener:
         self._store = store
         self._progress = progress
         self._mirror = mirror
+
+    def started(self, trial_id: str) -> None:
+        """A trial has its slot."""
+        self._progress.started(trial_id)
+
+    def stopped(self, trial_id: str) -> None:
+        """A trial lost its slot."""
+        self._progress.stopped(trial_id)
 
     def rows(self, trial_id: str, rows: list[dict[str, Any]]) -> None:
         """New epochs of a trial."""
@@ -79,13 +87,15 @@ def run_plan(
     console: Console,
     nodes: Sequence[Node],
     mirror: Mirror | None,
-) -> None:
-    """Train what is left to do. How each trial ended is in the store by then."""
+) -> Tally:
+    """Train what is left to do, and count it. How each trial ended is in the store by then."""
     slots = slots_on(plan, nodes)
     if args.rerun == "all":  # only now: nothing that the user can get wrong comes after this
         forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
     to_do = {i: plan.trials[i] for i in plan.to_do}
-    with SweepProgress(to_do, console=console, costs=plan.ledger.costs) as progress:
+    sizes = {i: slot.workers * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
+    tally = Tally(to_do, plan.kinds, sizes=sizes, before=plan.ledger.costs)
+    with SweepProgress(tally, console=console) as progress:
         listener = Listener(to_do, store, progress, mirror)
 
         def run(slots: Mapping[str, Slot]) -> None:
@@ -103,6 +113,7 @@ def run_plan(
             line = f"{len(larger)} trials ran out of memory; again, each with twice its share"
             console.print(line, highlight=False, soft_wrap=True)
             run(larger)
+    return tally
 
 
 @contextmanager
@@ -185,35 +196,9 @@ def tracking_uri(args: argparse.Namespace, store: ResultStore) -> str:
     return args.tracking_uri or default_uri(store, os.getcwd())
 
 
-def show_summary(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console, elapsed_s: float
-) -> int:
-    """Tables, figures and the summary table, from what is in the store now. The exit code."""
-    ledger = read_ledger(store)
-    ended = Counter(ledger.status(i) for i in plan.trials)
-    bad = {i: ledger.rows[i] for i in plan.trials if ledger.status(i) in ("failed", "diverged")}
-    facts = {
-        "finished": f"{ended['finished']} of {len(plan.trials)} trials ({plan.done} before)",
-        "failed": f"{ended['failed']}, diverged {ended['diverged']}",
-        "wall time": duration(elapsed_s),
-    }
-    facts |= write_analysis(store, console)
-    if not args.no_mlflow:
-        facts["mlflow"] = f"mlflow ui --backend-store-uri {tracking_uri(args, store)}"
-    for trial_id, row in bad.items():
-        line = f"{trial_id} {row['status']}: {row['reason']}"
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
-    if bad:
-        kind = "failed" if ended["failed"] else "diverged"
-        facts["next"] = rerun_command(args.argv, "--rerun", kind)
-    else:
-        facts["next"] = f"python -m analysis.tables --results {shlex.quote(args.results)}"
-    print(in_lines(facts))  # also with --quiet
-    return OK if ended["finished"] == len(plan.trials) else SOME_FAILED
-
-
 def sweep(args: argparse.Namespace, console: Console) -> int:
     """Plan, run, summarise. Raises InputError before anything is written."""
+    started = time.monotonic()
     store = ResultStore(args.results)
     store.check_writable()
     plan = make_plan(args, store)
@@ -247,11 +232,18 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
             markup=False,
             soft_wrap=True,
         )
-        started = time.monotonic()
+        tally = None
         with mirrored(plan, args, store, console) as mirror:
             if plan.to_do:
-                run_plan(plan, args, store, console, nodes, mirror)
-        return show_summary(plan, args, store, console, time.monotonic() - started)
+                tally = run_plan(plan, args, store, console, nodes, mirror)
+        wall_s = time.monotonic() - started
+        facts = {"wall time": duration(wall_s)}
+        facts |= {"slots busy": tally.busy(wall_s)} if tally else {}
+        facts |= write_analysis(store, console)
+        if not args.no_mlflow:
+            facts["mlflow"] = f"mlflow ui --backend-store-uri {tracking_uri(args, store)}"
+        all_finished = show_summary(plan, read_ledger(store), args, facts)
+        return OK if all_finished else SOME_FAILED
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from orchestrator import sweep
 from orchestrator.command_line import parse_args
 from orchestrator.planning import make_plan
 from orchestrator.progress import SweepProgress
+from orchestrator.tally import Tally
 from trainers.results import ResultStore
 
 TINY_STUDY = """
@@ -127,7 +128,8 @@ def test_two_files_of_one_name_are_both_planned(somewhere: Path) -> None:
 def test_a_trial_that_no_worker_could_start_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     store = ResultStore("results")
     plan = make_plan(parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
-    with SweepProgress(plan.trials, console=Console()) as progress:
+    tally = Tally(plan.trials, plan.kinds, sizes=dict.fromkeys(plan.trials, 1.0), before={})
+    with SweepProgress(tally, console=Console()) as progress:
         listener = sweep.Listener(plan.trials, store, progress, None)
         listener.lost(plan.to_do[0], "no such package")
     (row,) = store.read_rows("trials", plan.to_do[0])
