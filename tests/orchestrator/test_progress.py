@@ -1,7 +1,6 @@
 """What is shown: lines in a log, a view on a terminal, words for durations and trials."""
 
 import io
-import time
 from collections.abc import Callable
 
 import pytest
@@ -16,10 +15,6 @@ from tests.orchestrator.simulated import end, epoch, tally_of
 from tests.orchestrator.sweeps import wait_for
 from trainers.config import TrialConfig
 
-ROWS = [
-    {"epoch": 1, "samples_per_s": 10.0, "train_s": 1.0, "epoch_s": 2.0, "train_loss": 0.5,
-     "accuracy_test": 0.75},
-]  # fmt: skip
 Tiny = Callable[..., TrialConfig]
 REASON = "OSError: [Errno 28] full " * 9
 
