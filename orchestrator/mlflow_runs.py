@@ -164,7 +164,8 @@ def check_uri(uri: str) -> None:
 def _check_database(path: Path, uri: str) -> None:
     instead = "or use --no-mlflow, or another --tracking-uri"
     try:
-        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+        # Not read-only: what a killed sweep had half written is first rolled back.
+        database = sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True)
         try:
             found = {row[0] for row in database.execute("SELECT version_num FROM alembic_version")}
         finally:

@@ -2,6 +2,8 @@
 
 import http.server
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +27,15 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # MLflow's own
 ]
 Tiny = Callable[..., TrialConfig]
+# Dies in the middle of a transaction, of which a part is on the disk.
+KILLED = """
+import os, signal, sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("PRAGMA cache_size = 1")
+database.execute("CREATE TABLE filler (text TEXT)")
+database.executemany("INSERT INTO filler VALUES (?)", [("x" * 1000,)] * 1000)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
 
 def epochs(config: TrialConfig) -> list[dict[str, Any]]:
@@ -248,6 +259,9 @@ def test_a_database_of_another_version_is_told_before_anything_runs(
     with Mirror(uri, {config.trial_id: ("s", config)}, store.read_rows) as mirror:
         mirror.ended(config.trial_id)
     check_uri(uri)  # as MLflow made it
+    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "mlflow.db"], check=False)
+    assert (tmp_path / "mlflow.db-journal").stat().st_size > 0
+    check_uri(uri)  # as a killed sweep left it
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         database.execute("UPDATE alembic_version SET version_num = 'cfd24bdc0731'")
     with pytest.raises(InputError, match=r"of another version of MLflow; `mlflow db upgrade"):
