@@ -1,6 +1,6 @@
 """What a sweep costs beyond its trainings: a trial's overhead, and how busy the slots are.
 
-python -m benchmarks.sweep [--trials 1000] [--long 8]
+python -m benchmarks.sweep [--trials 1000] [--long 28]
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print both."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=1000, help="trivial ones")
-    parser.add_argument("--long", type=int, default=8, help="trials of 20 s or more")
+    parser.add_argument("--long", type=int, default=28, help="trials of 20 s or more")
     args = parser.parse_args(argv)
     slots = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:

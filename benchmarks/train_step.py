@@ -4,6 +4,9 @@ python -m benchmarks.train_step [--compiled]
 
 On two cores a step takes seconds, so a round is a few of them. `--compiled` measures
 `compile: true` against the plain script as it is; the compiler's minutes are in no round.
+
+The matmul tells how much there is to gain: a step that does its multiplications as fast as one
+large matrix product leaves nothing for a better loop, layout or compiler.
 """
 
 import argparse
@@ -14,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
 from benchmarks.pairing import Work, compare, in_process, print_table
@@ -89,6 +93,24 @@ def plain_peer(steps: int) -> Work:
     return run
 
 
+def matmul_peer(steps: int) -> Work:
+    """As many multiplications as in the steps of the bare loop, in large matrix products."""
+    model = small_resnet18()
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randn(2, 3, SIZE, SIZE)).sum().backward()
+    side = 4096
+    matrix = torch.randn(side, side)
+    products = round(counter.get_total_flops() / 2 * BATCH * steps / (2 * side**3))
+    images = round(products * 2 * side**3 * 2 / counter.get_total_flops())
+
+    def run() -> int:
+        for _ in range(products):
+            matrix @ matrix
+        return images
+
+    return run
+
+
 def top_k(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     """How many labels are the highest of their logits, and among the five highest."""
     hits = logits.topk(5).indices == labels[:, None]
@@ -110,6 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         target = COMPILED_TARGET if args.compiled else PLAIN_TARGET
         peers = {"plain script, NCHW, PIL, .item()": (side(plain_peer), target)}
+        peers["float32 matmul of as many multiplications"] = (side(matmul_peer), None)
         if not args.compiled:
             bare = (side(bare_peer), BARE_TARGET)
             peers["bare channels_last loop on random tensors"] = bare

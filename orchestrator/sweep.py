@@ -4,6 +4,7 @@
 """
 
 import argparse
+import gc
 import os
 import shlex
 import sys
@@ -29,6 +30,7 @@ from orchestrator.tally import Tally
 from orchestrator.tracking import Mirror, default_uri
 from trainers.atomic import WriteError
 from trainers.config import TrialConfig
+from trainers.memory import collect_garbage_seldom
 from trainers.registry import InputError
 from trainers.results import ResultStore
 
@@ -284,7 +286,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console command."""
-    raise SystemExit(main())
+    collect_garbage_seldom()
+    code = main()
+    gc.freeze()  # or Python's last act is to look through everything once more, for over a second
+    raise SystemExit(code)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainers.config import TrialConfig
+from trainers.memory import collect_garbage_seldom
 from trainers.registry import load_plugins
 from trainers.results import ResultStore
 
@@ -102,6 +103,7 @@ def _stop_is_asked() -> bool:
 
 def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
     """The trial in this process, alone or as one of several ranks."""
+    collect_garbage_seldom()
     import torch  # here, since the driver, which only names `train`, does without it
 
     from trainers.loop import run_trial
