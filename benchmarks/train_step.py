@@ -131,7 +131,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return stack.enter_context(in_process(args.threads, make, args.steps, *more))
 
         target = COMPILED_TARGET if args.compiled else PLAIN_TARGET
-        peers = {"plain script, NCHW, PIL, .item()": (side(plain_peer), target)}
+        peers: dict[str, tuple[Work, float | None]] = {
+            "plain script, NCHW, PIL, .item()": (side(plain_peer), target)
+        }
         peers["float32 matmul of as many multiplications"] = (side(matmul_peer), None)
         if not args.compiled:
             bare = (side(bare_peer), BARE_TARGET)
