@@ -105,12 +105,11 @@ class Runs:
 
         seed = str(config["seed"])
         tags = {"trial_id": trial_id, "seed": seed, "status": "running", "study": study}
-        names = [config[key] for key in ("dataset", "model", "loss", "optimizer")]
         run = self._client.create_run(
             experiment_id,
             start_time=_ms(config.get("started_at")),
             tags=tags,
-            run_name=" ".join((*names, f"seed {seed}")),
+            run_name=_run_name(config),
         )
         fields = {field.name: config[field.name] for field in CONFIG_FIELDS}
         params = [Param(key, str(value)) for key, value in fields.items() if value is not None]
@@ -133,6 +132,14 @@ class Runs:
             ]
             self._client.log_batch(run_id, metrics=metrics)
             epochs |= {row["epoch"] for row in batch}
+
+
+def _run_name(config: Row) -> str:
+    """What most often tells a study's trials apart comes first: MLflow cuts a name at its end."""
+    axes = {"b0": "bias_init_mean", "λ_b": "lambda_b"} if config.get("lambda_b") is not None else {}
+    values = (f"{symbol}={config[key]:g}" for symbol, key in axes.items())
+    names = (config["loss"], config["optimizer"], *values, f"seed={config['seed']}")
+    return " ".join((*names, config["dataset"], config["model"]))
 
 
 def _ms(at: datetime | None) -> int | None:

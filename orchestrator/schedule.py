@@ -135,6 +135,7 @@ def run(
 ) -> None:
     """Run every job once, in order, as many at a time as fit. Returns when all have ended.
 
+    A trial is given up when its worker died `retries` + 1 times without an epoch between.
     Raises KeyboardInterrupt when the user ends it, WriteError when the results can't be written.
     """
     from ray import tune
@@ -167,7 +168,7 @@ def run(
                 storage_path=storage,
                 verbose=0,
                 failure_config=tune.FailureConfig(max_failures=retries),
-                callbacks=[_callback(listener, asked)],
+                callbacks=[_callback(listener, asked, retries)],
             ),
         ).fit()
 
@@ -206,7 +207,7 @@ def _trial_id(trial: "Trial") -> str:
     return trial.config["job"]["trial_id"]
 
 
-def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
+def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> Any:
     from ray import tune
 
     class Forward(tune.Callback):
@@ -214,6 +215,7 @@ def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
 
         def __init__(self, listener: Listener) -> None:
             self._listener = listener
+            self._epochs: dict[str, int] = {}
 
         def __getstate__(self) -> dict[str, Any]:
             return {}  # Tune saves its callbacks to restore a sweep from, which is never done
@@ -237,6 +239,7 @@ def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
         ) -> None:
             del iteration, trials, info
             if result.get("rows"):
+                self._has_got_on(trial, result["rows"][-1]["epoch"])
                 self._listener.rows(_trial_id(trial), result["rows"])
             if "trial" in result:
                 self._listener.ended(result["trial"])
@@ -253,5 +256,11 @@ def _callback(listener: Listener, asked: interrupt.Interrupt) -> Any:
                 self._listener.lost(_trial_id(trial), error)
             except WriteError as full:
                 asked.end(full)
+
+        def _has_got_on(self, trial: "Trial", epoch: int) -> None:
+            """A trial that gets further has all its tries again: its machines fail, not itself."""
+            if epoch > self._epochs.get(_trial_id(trial), 0):
+                self._epochs[_trial_id(trial)] = epoch
+                trial.max_failures = trial.num_failures + retries
 
     return Forward(listener)

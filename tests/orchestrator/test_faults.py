@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow import fs
+from ray.cluster_utils import Cluster
 
 from tests.orchestrator.sweeps import (
     TABLES,
@@ -166,6 +167,30 @@ def test_killed_workers_come_back_by_themselves(
     same(results, undisturbed)
     assert max(row["attempts"] for row in rows(results)["trials"]) > 1
     none_left(sweep)
+
+
+@rounds
+def test_lost_machines_cost_no_try(
+    home: Path, undisturbed: Rows, same: Same, chance: random.Random, number: int
+) -> None:
+    """One try a trial, and more machines lost than that, by a trial that gets on between."""
+    results = home / f"machines-{number}"
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        argv = ("--retries", "1", "--address", str(cluster.address))
+        sweep = start(home, results.name, *PLAIN, *argv)
+        for _ in range(3):
+            before = set(checkpoints(results))
+            wait_for(lambda b=before: further(results, sweep, b), "a new checkpoint")
+            time.sleep(chance.uniform(0, 0.5))
+            cluster.remove_node(node, allow_graceful=False)
+            node = cluster.add_node(num_cpus=1)
+        finish(sweep)
+    finally:
+        cluster.shutdown()
+    same(results, undisturbed)
+    assert sum(row["attempts"] - 1 for row in rows(results)["trials"]) >= 2
 
 
 @rounds
