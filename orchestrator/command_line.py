@@ -56,7 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "are any")  # fmt: skip
     add("--address", help="Ray cluster; default: the running one, else one started here")
     add("--retries", type=int, default=3, metavar="N",
-        help="tries again of a trial whose worker died, anew after every epoch; default: 3")  # fmt: skip
+        help="tries again after its worker died, anew with every epoch; default: 3")  # fmt: skip
     add("--keep-checkpoints", action="store_true", help="also of finished trials")
     add("--tracking-uri", metavar="URI", help="MLflow; default: mlflow.db in the results")
     add("--no-mlflow", action="store_true", help="do without MLflow")
