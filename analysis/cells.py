@@ -17,6 +17,8 @@ from analysis.minima import LOSSES
 from analysis.schema import CONFIG_FIELDS
 
 NOT_STARTED = "not started"
+LAST, BEST = "last", "best"  # which epoch of a trial counts
+SELECTIONS = (LAST, BEST)
 FINISHED = "finished"
 UFM = "ufm"  # the unconstrained features model: no network, so it is in no table of the paper
 
@@ -40,15 +42,21 @@ _RECIPE_FIELDS = frozenset(
 _NEVER_VARIANT = frozenset(("seed", "num_classes", *_BLOCK_FIELDS))
 
 
-def measured_trials(results: Results) -> pd.DataFrame:
-    """One row per trial that is finished or planned: config, status, last epoch's metrics.
+def measured_trials(results: Results, *, select: str = LAST) -> pd.DataFrame:
+    """One row per trial that is finished or planned: config, status, metrics of one epoch.
+
+    Args: `select` says which: the last, or the one of best accuracy on the test set (the first of
+        several), which flatters every method.
 
     Trials that are neither (a single failed run outside any study) are left out: nothing says that
     somebody waits for them. Metrics are NaN where status isn't `finished`.
     Raises: ResultsError if a finished trial has no row for its last epoch.
     """
     expected = _expected_trials(results)
-    return expected.merge(_last_epochs(results, expected), on="trial_id", how="left")
+    chosen = _last_epochs(results, expected)
+    if select == BEST:
+        chosen = _best_epochs(results, chosen)
+    return expected.merge(chosen, on="trial_id", how="left")
 
 
 def left_out_trials(results: Results) -> pd.DataFrame:
@@ -83,13 +91,28 @@ def _last_epochs(results: Results, expected: pd.DataFrame) -> pd.DataFrame:
     return last
 
 
+def _best_epochs(results: Results, last: pd.DataFrame) -> pd.DataFrame:
+    """The row of highest test accuracy of each trial in `last`; the last one if none has any."""
+    rows = results.epochs[results.epochs["trial_id"].isin(last["trial_id"])]
+    rows = rows.sort_values(["trial_id", "epoch"]).reset_index(drop=True)
+    accuracy = rows["accuracy_test"]
+    chosen = rows.loc[accuracy[accuracy.notna()].groupby(rows["trial_id"]).idxmax(), last.columns]
+    without = last[~last["trial_id"].isin(chosen["trial_id"])]
+    return pd.concat([chosen, without], ignore_index=True)
+
+
+def network_trials(trials: pd.DataFrame) -> pd.DataFrame:
+    """Those that train a network, as all of the paper's tables do."""
+    return trials[trials["model"] != UFM]
+
+
 def collapse_trials(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials of Table 1 and Fig. 2: Eq. (3)'s regulariser, no augmentation, bias from zero."""
+    trials = network_trials(trials)
     return trials[
         (trials["regularizer"] == "features")
         & (trials["augment"] == "none")
         & (trials["bias_init_mean"] == 0)
-        & (trials["model"] != UFM)
     ]
 
 
@@ -100,7 +123,7 @@ def theory_trials(trials: pd.DataFrame) -> pd.DataFrame:
         & (trials["augment"] == "none")
         & trials["imbalance"].isna()
         & trials["loss"].isin(LOSSES)
-        & trials["loss_kwargs"].map(lambda text: not parse_kwargs(text))
+        & trials["loss_kwargs"].map(lambda text: not parse_kwargs(text)).astype(bool)
         & (trials["lambda_w"] > 0)
         & (trials["lambda_h"] > 0)
         & (trials["lambda_b"] >= 0)
@@ -109,7 +132,7 @@ def theory_trials(trials: pd.DataFrame) -> pd.DataFrame:
 
 def classification_trials(trials: pd.DataFrame) -> pd.DataFrame:
     """The trials of Tables 2 and 3: one weight decay on all parameters."""
-    return trials[(trials["regularizer"] == "global") & (trials["model"] != UFM)]
+    return network_trials(trials[trials["regularizer"] == "global"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +148,7 @@ class Block:
     @property
     def network(self) -> str:
         """The model and its keyword arguments, like `resnet18 channels=16,32,64,128`."""
-        kwargs = [f"{key}={_show(value)}" for key, value in sorted(self.model_kwargs.items())]
+        kwargs = [f"{key}={shown(value)}" for key, value in sorted(self.model_kwargs.items())]
         return " ".join([self.model, *kwargs])
 
     @property
@@ -148,12 +171,12 @@ class Block:
         chosen = np.ones(len(self.trials), dtype=bool)
         for field, value in config.items():
             chosen &= (self.trials[field] == value).to_numpy()
-        return _cell(self.trials[chosen])
+        return as_cell(self.trials[chosen])
 
     def cells(self, fields: Sequence[str]) -> "Iterator[tuple[dict[str, Any], Cell]]":
         """All cells that have trials, each with the values of `fields` that name it, sorted."""
         for values, rows in self.trials.groupby(list(fields), dropna=False, sort=True):
-            yield dict(zip(fields, values, strict=True)), _cell(rows)
+            yield dict(zip(fields, values, strict=True)), as_cell(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +196,11 @@ class Cell:
         return int((self.trials["status"] == FINISHED).sum())
 
     @property
+    def trial_ids(self) -> tuple[str, ...]:
+        """Ids of its trials, by seed."""
+        return tuple(self.trials["trial_id"])
+
+    @property
     def is_complete(self) -> bool:
         """Whether there is something to average, and nothing missing from it."""
         return self.finished == self.planned > 0
@@ -183,7 +211,11 @@ class Cell:
         return dict(zip(done["seed"].astype(int), done[metric].astype(float), strict=True))
 
 
-def _cell(trials: pd.DataFrame) -> Cell:
+def as_cell(trials: pd.DataFrame) -> Cell:
+    """The cell of trials that differ in their seed alone.
+
+    Raises: ResultsError if two of them have the same seed.
+    """
     rows = trials.sort_values("seed")
     twins = rows[rows["seed"].duplicated(keep=False)]
     if len(twins):
@@ -216,7 +248,13 @@ def _variants(
         return
     for values, rows in group.groupby(fields, dropna=False, sort=True):
         pairs = zip(fields, values, strict=True)
-        yield ", ".join(f"{name}={_show(value)}" for name, value in pairs), rows
+        yield ", ".join(f"{name}={shown(value)}" for name, value in pairs), rows
+
+
+def setting_apart(trials: pd.DataFrame) -> list[str]:
+    """The fields besides the seed in which these trials differ."""
+    names = (field.name for field in CONFIG_FIELDS if field.name != "seed")
+    return [name for name in names if len(trials[[name]].drop_duplicates()) > 1]
 
 
 def _candidates(cell_fields: Sequence[str]) -> list[str]:
@@ -236,10 +274,10 @@ def _differs(group: pd.DataFrame, name: str, cell_fields: Sequence[str]) -> bool
     return len(pairs) > (len(pairs[within].drop_duplicates()) if within else 1)
 
 
-def _show(value: object) -> str:
+def shown(value: object) -> str:
     """A config value in a label, as short as it can be."""
     if isinstance(value, list | tuple):
-        return ",".join(_show(item) for item in value)
+        return ",".join(shown(item) for item in value)
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,6 +1,7 @@
 """One number in a table: from a cell's seeds, from the paper, or a dash with its reason.
 
-An entry holds the text that is printed and the record that CSV and JSON carry.
+An entry holds the text that is printed and the record that CSV and JSON carry, with the ids of the
+trials behind it.
 """
 
 import math
@@ -12,9 +13,10 @@ from analysis.cells import FINISHED, Cell
 from analysis.paper import Published
 from analysis.render import Record, Table
 from analysis.stats import (
-    PairedSummary,
     format_number,
+    format_paired,
     format_summary,
+    holm,
     paired_difference,
     summarize,
 )
@@ -40,11 +42,12 @@ class Quantity(NamedTuple):
 
 @dataclass(frozen=True)
 class Entry:
-    """The text of a number (without n, which `assemble` adds where it must) and its record."""
+    """The text of a number (without n and p, which `assemble` adds) and its record."""
 
     text: str
     n: int | None = None
     mean: float = math.nan
+    p: float = math.nan  # of its own test, not yet corrected for the others of the table
     record: Record | None = None
     note: str | None = None
 
@@ -61,7 +64,13 @@ def measured(cell: Cell, quantity: Quantity, identity: Record, where: str) -> En
     if cell.planned == 0:
         return BLANK
     values = cell.by_seed(quantity.column)
-    record = {**identity, "metric": quantity.name, "source": OURS, "planned": cell.planned}
+    record = {
+        **identity,
+        "metric": quantity.name,
+        "source": OURS,
+        "planned": cell.planned,
+        "trial_ids": cell.trial_ids,
+    }
     if not cell.is_complete:
         record |= {"mean": math.nan, "sd": math.nan, "n": cell.finished}
         return Entry(DASH, record=record, note=_partial_note(cell, where))
@@ -74,7 +83,7 @@ def measured(cell: Cell, quantity: Quantity, identity: Record, where: str) -> En
         spread = summarize(cell.by_seed(quantity.spread_column).values()).mean
         record["spread"] = spread
         text += _spread_text(spread, quantity)
-    return Entry(text, summary.n, summary.mean, record)
+    return Entry(text, summary.n, summary.mean, record=record)
 
 
 def _partial_note(cell: Cell, where: str) -> str:
@@ -93,22 +102,19 @@ def _spread_text(spread: float, quantity: Quantity) -> str:
 
 
 def delta(ce: Cell, bce: Cell, quantity: Quantity, identity: Record) -> Entry:
-    """BCE − CE, paired by seed, with the paired t-test's p from two seeds on."""
+    """BCE − CE, paired by seed; from two seeds on with its confidence interval and p."""
     if ce.planned == 0 or bce.planned == 0:
         return BLANK
-    record = {**identity, "metric": quantity.name, "source": OURS}
+    ids = (*ce.trial_ids, *bce.trial_ids)
+    record = {**identity, "metric": quantity.name, "source": OURS, "trial_ids": ids}
     if not (ce.is_complete and bce.is_complete):
         return Entry(DASH, record=record)  # the note stands at the losses' own cells
     paired = paired_difference(bce.by_seed(quantity.column), ce.by_seed(quantity.column))
     record |= paired._asdict()
     if math.isnan(paired.mean):  # an undefined value, or no seed in common
         return Entry(DASH, record=record)
-    return Entry(_delta_text(paired, quantity), paired.n, paired.mean, record)
-
-
-def _delta_text(paired: PairedSummary, quantity: Quantity) -> str:
-    text = format_summary(paired, quantity.decimals, percent=quantity.percent, sign=True)
-    return text if math.isnan(paired.p) else f"{text} (p={paired.p:.2g})"
+    text = format_paired(paired, quantity.decimals, percent=quantity.percent)
+    return Entry(text, paired.n, paired.mean, paired.p, record)
 
 
 def published_entry(
@@ -140,7 +146,11 @@ def published_delta(ce: Published | None, bce: Published | None) -> Published | 
 def assemble(
     name: str, title: str, columns: Sequence[str], lines: Sequence[Line], notes: Sequence[str]
 ) -> Table:
-    """A table of its lines: n goes into the cells only where it isn't the same in all of them."""
+    """A table of its lines: n goes into the cells only where it isn't the same in all of them.
+
+    The p-values are corrected for how many the table has.
+    """
+    lines = _with_p(lines)
     entries = [entry for _, entries in lines for entry in entries]
     sizes = sorted({entry.n for entry in entries if entry.n is not None})
     spread_note = [_seeds_note(sizes)] if sizes else []
@@ -155,6 +165,21 @@ def assemble(
         (*spread_note, *notes, *own),
         tuple(entry.record for entry in entries if entry.record is not None),
     )
+
+
+def _with_p(lines: Sequence[Line]) -> list[Line]:
+    corrected = iter(holm([entry.p for _, entries in lines for entry in entries]))
+    return [
+        (labels, [_tested(entry, p) for entry, p in zip(entries, corrected, strict=False)])
+        for labels, entries in lines
+    ]
+
+
+def _tested(entry: Entry, p: float) -> Entry:
+    if math.isnan(p):
+        return entry
+    record = {**(entry.record or {}), "p_holm": p}
+    return replace(entry, text=f"{entry.text} p={p:.2g}", record=record)
 
 
 def _seeds_note(sizes: Sequence[int]) -> str:

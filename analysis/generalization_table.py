@@ -66,7 +66,10 @@ def generalization_table(trials: pd.DataFrame, number: int, *, compare: bool) ->
     others = [block for block in parts if not _is_papers(block, number)]
     columns = _columns(trials, number, with_reference=compare and bool(others))
     lines = [line for block in parts for line in _block_lines(block, number, columns, compare)]
-    notes = [f"{DELTA}: paired by seed; p of the two-sided paired t-test, from two seeds on"]
+    notes = [
+        f"{DELTA}: mean over the seeds that both have [95 % confidence interval], p of the "
+        "two-sided paired t-test, Holm-corrected over this table; both from two seeds on"
+    ]
     if compare:
         models = reference_models(number, others, compared)
         lines += [line for model in models for line in _reference_lines(model, number, columns)]

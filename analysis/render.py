@@ -1,9 +1,11 @@
-"""A table as Markdown, LaTeX, CSV or JSON: pure functions of the intermediate `Table`.
+"""A table as Markdown, LaTeX, HTML, CSV or JSON: pure functions of the intermediate `Table`.
 
-Markdown and LaTeX print `rows`; CSV and JSON carry `records`, in full precision and as fractions.
+Markdown, LaTeX and HTML print `rows`; CSV and JSON carry `records`, in full precision and as
+fractions.
 """
 
 import csv
+import html
 import io
 import json
 import math
@@ -13,7 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 Record = Mapping[str, object]
-EXTENSIONS = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json"}
+EXTENSIONS = {"markdown": "md", "latex": "tex", "html": "html", "csv": "csv", "json": "json"}
+# Legible on a phone and in print, in light and in dark; the report has the same.
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 75rem;
+  padding: 0 1rem; color: #1a1a1a; background: #fff }
+figure { margin: 1.5rem 0; overflow-x: auto }
+figcaption { font-weight: 600; margin-bottom: .5rem }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem }
+thead tr, tbody tr:last-child { border-bottom: 1.5px solid currentColor }
+thead tr { border-top: 1.5px solid currentColor }
+th, td { padding: .2rem .7rem .2rem 0; text-align: left; white-space: nowrap }
+ul.notes { font-size: .8rem; color: #555; padding-left: 1.1rem; max-width: 60rem }
+@media print { body { max-width: none; font-size: 10px } table { font-size: 8px } }
+"""
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ def render_tables(tables: Sequence[Table], fmt: str) -> str:
     renderers: dict[str, Callable[[Sequence[Table]], str]] = {
         "markdown": lambda tables: "\n".join(map(markdown, tables)),
         "latex": lambda tables: "\n".join(map(latex, tables)),
+        "html": lambda tables: page("Tables", "\n".join(map(html_figure, tables))),
         "csv": csv_text,
         "json": json_text,
     }
@@ -129,9 +145,35 @@ def latex_escape(text: str) -> str:
     return _LATEX_PATTERN.sub(lambda match: _LATEX.get(match[0], "$-$"), text)
 
 
+def html_figure(table: Table) -> str:
+    """A `<figure>` with the table and its notes."""
+    parts = [f'<figure id="{html.escape(table.name)}">']
+    parts.append(f"<figcaption>{html.escape(table.title)}</figcaption>")
+    if table.rows:
+        head = _html_row(table.columns, "th")
+        body = "\n".join(_html_row(row, "td") for row in table.rows)
+        parts.append(f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>")
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    return "\n".join([*parts, f'<ul class="notes">{notes}</ul>', "</figure>"])
+
+
+def _html_row(texts: Sequence[str], cell: str) -> str:
+    return "<tr>" + "".join(f"<{cell}>{html.escape(text)}</{cell}>" for text in texts) + "</tr>"
+
+
+def page(title: str, body: str, *, style: str = STYLE) -> str:
+    """A whole HTML document that needs nothing but itself."""
+    head = f"<title>{html.escape(title)}</title>\n<style>{style}</style>"
+    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    return (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{viewport}\n'
+        f'<link rel="icon" href="data:,">\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+    )
+
+
 def csv_text(tables: Sequence[Table]) -> str:
     """Tidy CSV: one number a line; NaN is an empty field."""
-    records = [_plain(record) for table in tables for record in table.records]
+    records = [_joined(_plain(record)) for table in tables for record in table.records]
     columns = list(dict.fromkeys(name for record in records for name in record))
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -143,6 +185,11 @@ def csv_text(tables: Sequence[Table]) -> str:
 def json_text(tables: Sequence[Table]) -> str:
     """A JSON list of tables, each with its text as printed and its numbers; NaN is null."""
     return json.dumps([_as_json(table) for table in tables], indent=1, ensure_ascii=False) + "\n"
+
+
+def _joined(record: Record) -> Record:
+    lists = {k: " ".join(v) for k, v in record.items() if isinstance(v, tuple)}
+    return {**record, **lists}
 
 
 def _as_json(table: Table) -> dict[str, object]:

@@ -14,13 +14,13 @@ from matplotlib.patches import Patch
 from analysis import paper
 from analysis.cells import FINISHED, Block, Cell, in_order
 from analysis.drawing import FONT_SIZE, GREEN, ORANGE, PURPLE, add_legend, new_figure, tidy
+from analysis.families import CELL_FIELDS, Family, families, short
 from analysis.histograms import Histogram, pooled
 from analysis.load import ResultsError
 from analysis.minima import Minimum, theorem2_holds
 from analysis.names import loss_name, optimizer_name
 from analysis.theory_table import Setting, setting_of
 
-CELL_FIELDS = ("optimizer", "loss", "lambda_b", "bias_init_mean")
 _KINDS = {"positive": GREEN, "negative": PURPLE, "bias": ORANGE}
 _LABELS = {
     "positive": "positive scores",
@@ -32,52 +32,6 @@ _SPIKE = 0.02  # of the panel's height: a narrower distribution is drawn as a ma
 _BINS = 60
 _DASHED = (0, (2, 1))
 _TAIL = 0.001  # at either end, beyond which a violin is cut
-
-
-@dataclass(frozen=True, eq=False)
-class Family:
-    """Trials of a block in which one of (lambda_b, bias_init_mean) varies, the other is fixed."""
-
-    trials: pd.DataFrame
-    varying: str
-    fixed_text: str
-    places: tuple[float, ...]  # values of the varying field, as they stand on the x-axis
-
-
-def families(block: Block) -> list[Family]:
-    """The rows of Fig. 3 that a block has trials for: by initial bias, by bias decay."""
-    found = (_bias_init_family(block.trials), _bias_decay_family(block.trials))
-    return [family for family in found if family]
-
-
-def _bias_init_family(trials: pd.DataFrame) -> Family | None:
-    counts = trials.groupby("lambda_b")["bias_init_mean"].nunique()
-    several = counts[counts > 1]
-    if several.empty:
-        return None
-    fixed = float(several.index.min())  # 0 in the paper
-    rows = trials[trials["lambda_b"] == fixed]
-    places = tuple(sorted(rows["bias_init_mean"].unique().astype(float)))
-    return Family(rows, "bias_init_mean", rf"$\lambda_b$ = {_short(fixed)}", places)
-
-
-def _bias_decay_family(trials: pd.DataFrame) -> Family | None:
-    counts = trials.groupby("bias_init_mean")["lambda_b"].nunique()
-    several = counts[counts == counts.max()]
-    if counts.max() < 2:
-        return None
-    fixed = float(several.index.max())  # 10 in the paper
-    rows = trials[trials["bias_init_mean"] == fixed]
-    places = tuple(sorted(rows["lambda_b"].unique().astype(float), reverse=True))
-    return Family(rows, "lambda_b", f"initial bias {_short(fixed)}", places)
-
-
-def _short(value: float) -> str:
-    """5e-4 rather than 0.0005."""
-    if value == 0 or abs(value) >= 0.01:
-        return f"{value:g}"
-    mantissa, exponent = f"{value:e}".split("e")
-    return f"{float(mantissa):g}e{int(exponent)}"
 
 
 def score_figure(block: Block, scores: pd.DataFrame) -> Figure | None:
@@ -124,18 +78,17 @@ def _draw_family(
     low, high = _limits([slot for panel in panels for slot in panel])
     for ax, (optimizer, loss), slots in zip(axes, columns, panels, strict=True):
         ax.set_title(f"{optimizer_name(optimizer)}, {loss_name(loss)}", fontsize=9)
-        ax.set_xticks(range(len(family.places)), [_short(value) for value in family.places])
-        if family.varying == "lambda_b":
+        ax.set_xticks(range(len(family.places)), [short(value) for value in family.places])
+        if not family.varies_bias:
             ax.tick_params(axis="x", labelrotation=45)
         ax.set_xlim(-0.6, len(family.places) - 0.4)
         ax.set_ylim(low, high)
         for slot in slots:  # after the limits: what lies beyond them gets an arrow
             _draw_slot(ax, slot, height=high - low)
-        ax.set_xlabel(
-            "initial bias (mean)" if family.varying == "bias_init_mean" else r"$\lambda_b$"
-        )
+        ax.set_xlabel("initial bias (mean)" if family.varies_bias else r"$\lambda_b$")
         tidy(ax)
-    axes[0].set_ylabel(f"{family.fixed_text}\nscore, bias")
+    fixed = r"$\lambda_b$ =" if family.varies_bias else "initial bias"
+    axes[0].set_ylabel(f"{fixed} {short(family.fixed)}\nscore, bias")
 
 
 def _slots(

@@ -1,14 +1,16 @@
-"""Mean, spread and paired difference over seeds, and how they are printed.
+"""Mean, spread and paired difference over seeds, their tests, and how they are printed.
 
 The spread is everywhere the sample standard deviation (ddof = 1), and travels with its n.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from scipy.stats import t as student_t
+
+CONFIDENCE = 0.95
 
 
 class Summary(NamedTuple):
@@ -22,13 +24,16 @@ class Summary(NamedTuple):
 class PairedSummary(NamedTuple):
     """Mean and sample standard deviation of n paired differences, and the paired t-test's p.
 
-    `p` is two-sided; NaN below two pairs and where all differences are equal.
+    `p` is two-sided, and from `low` to `high` is Student's 95 % confidence interval of the mean;
+    all NaN below two pairs and where all differences are equal.
     """
 
     mean: float
     sd: float
     n: int
     p: float
+    low: float
+    high: float
 
 
 def summarize(values: Iterable[float]) -> Summary:
@@ -46,10 +51,26 @@ def paired_difference(
     """The summary of minuend - subtrahend over the seeds (the keys) that both have."""
     common = sorted(minuend.keys() & subtrahend.keys())
     mean, sd, n = summarize(minuend[seed] - subtrahend[seed] for seed in common)
-    p = math.nan
-    if n > 1 and sd > 0:
-        p = 2 * float(student_t.sf(abs(mean) / (sd / math.sqrt(n)), df=n - 1))
-    return PairedSummary(mean, sd, n, p)
+    if not (n > 1 and sd > 0):
+        return PairedSummary(mean, sd, n, math.nan, math.nan, math.nan)
+    error = sd / math.sqrt(n)
+    p = 2 * float(student_t.sf(abs(mean) / error, df=n - 1))
+    half = float(student_t.ppf((1 + CONFIDENCE) / 2, df=n - 1)) * error
+    return PairedSummary(mean, sd, n, p, mean - half, mean + half)
+
+
+def holm(ps: Sequence[float]) -> list[float]:
+    """p-values corrected for their number by Holm's step-down (1979); NaN stays, and isn't counted.
+
+    So corrected, the chance of any false positive among them all is at most the level.
+    """
+    corrected = [math.nan] * len(ps)
+    ranked = sorted((p, i) for i, p in enumerate(ps) if not math.isnan(p))
+    highest = 0.0
+    for rank, (p, i) in enumerate(ranked):
+        highest = max(highest, min(1.0, (len(ranked) - rank) * p))
+        corrected[i] = highest
+    return corrected
 
 
 def format_number(value: float, decimals: int, *, percent: bool = False, sign: bool = False) -> str:
@@ -58,11 +79,18 @@ def format_number(value: float, decimals: int, *, percent: bool = False, sign: b
     return f"{scaled:{'+' if sign else ''}z.{decimals}f}"  # z: no minus before a rounded zero
 
 
-def format_summary(
-    summary: Summary | PairedSummary, decimals: int, *, percent: bool = False, sign: bool = False
-) -> str:
+def format_summary(summary: Summary, decimals: int, *, percent: bool = False) -> str:
     """`mean ± sd`, or the mean alone where there is no spread."""
-    mean = format_number(summary.mean, decimals, percent=percent, sign=sign)
+    mean = format_number(summary.mean, decimals, percent=percent)
     if math.isnan(summary.sd):
         return mean
     return f"{mean} ± {format_number(summary.sd, decimals, percent=percent)}"
+
+
+def format_paired(paired: PairedSummary, decimals: int, *, percent: bool = False) -> str:
+    """`mean [low, high]`, all with a sign, or the mean alone where there is no interval."""
+    mean, low, high = (
+        format_number(value, decimals, percent=percent, sign=True)
+        for value in (paired.mean, paired.low, paired.high)
+    )
+    return mean if math.isnan(paired.low) else f"{mean} [{low}, {high}]"

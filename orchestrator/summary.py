@@ -79,7 +79,7 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     folder = Path(store.root if store.is_local else "report")
     results = load_results(store.location)
     for fmt, suffix in (("markdown", "md"), ("latex", "tex")):
-        built = tables.build_tables(results, tables.NUMBERS, allow_partial=True)
+        built = tables.build_tables(results, allow_partial=True)
         text = render_tables([table for table in built if table.rows], fmt)
         path = folder / "tables" / f"tables.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)

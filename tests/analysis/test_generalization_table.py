@@ -35,14 +35,18 @@ def test_table2_beside_the_paper(store: Store) -> None:
     assert table.columns == ("Dataset", "Model", "Loss", "Source", "SGD DA1 A", "SGD DA1 A_Uni")
     own = ("cifar10", "resnet18")
     # CE 92, 93, 94: mean 93, sample sd 1. BCE 93, 95, 94: mean 94, sd 1. Differences 1, 2, 0:
-    # mean 1, sd 1, t = sqrt(3) with 2 degrees of freedom, p = 1 - t / sqrt(2 + t^2) = 0.2254.
+    # mean 1, sd 1, t = sqrt(3) with 2 degrees of freedom, p = 1 - t / sqrt(2 + t^2) = 0.2254, of
+    # two tests 0.4508; t's quantile at 97.5 % is 4.3027, so the interval is 1 -+ 4.3027 / sqrt(3).
     # The paper has CE 92.82, 85.20 and BCE 93.22, 91.92.
     assert _rows(table) == {
         (*own, "CE", "ours"): ("93.00 ± 1.00", "83.00 ± 1.00"),
         (*own, "CE", "paper (ours − paper)"): ("92.82 (+0.18)", "85.20 (-2.20)"),
         (*own, "BCE", "ours"): ("94.00 ± 1.00", "84.00 ± 1.00"),
         (*own, "BCE", "paper (ours − paper)"): ("93.22 (+0.78)", "91.92 (-7.92)"),
-        (*own, "Δ = BCE − CE", "ours"): ("+1.00 ± 1.00 (p=0.23)", "+1.00 ± 1.00 (p=0.23)"),
+        (*own, "Δ = BCE − CE", "ours"): (
+            "+1.00 [-1.48, +3.48] p=0.45",
+            "+1.00 [-1.48, +3.48] p=0.45",
+        ),
         (*own, "Δ = BCE − CE", "paper (ours − paper)"): ("+0.40 (+0.60)", "+6.72 (-5.72)"),
     }
     assert "(ddof=1) over n seeds, n=3 in every cell" in table.notes[0]
@@ -57,6 +61,10 @@ def test_records_are_fractions_in_full_precision(store: Store) -> None:
     assert (record["n"], record["planned"], record["source"]) == (3, 3, "ours")
     (delta,) = (r for r in records if (r["loss"], r["metric"]) == ("delta", "accuracy"))
     assert delta["p"] == pytest.approx(1 - math.sqrt(3 / 5))
+    assert delta["p_holm"] == pytest.approx(2 - 2 * math.sqrt(3 / 5))
+    assert delta["low"] == pytest.approx(0.01 - 0.04302652729911275 / math.sqrt(3))
+    assert delta["sd"] == pytest.approx(0.01)
+    assert set(str(delta["trial_ids"]).split("'")[1::2]) == {f"{i:012x}" for i in range(6)}
 
 
 def test_table3_has_four_decimals_and_a_delta(store: Store) -> None:
@@ -64,7 +72,7 @@ def test_table3_has_four_decimals_and_a_delta(store: Store) -> None:
     rows = _rows(build_table(load_results(store.root), 3, compare=False))
     own = ("cifar10", "resnet18")
     assert rows[*own, "CE"] == ("0.5000 ± 0.0000", "0.2500 ± 0.0000")
-    assert rows[*own, "Δ = BCE − CE"] == ("+0.0000 ± 0.0000", "+0.0000 ± 0.0000")
+    assert rows[*own, "Δ = BCE − CE"] == ("+0.0000", "+0.0000")
 
 
 def test_dataset_outside_the_paper_gets_reference_rows(store: Store) -> None:

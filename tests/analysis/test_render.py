@@ -3,6 +3,7 @@ import io
 import json
 import math
 import re
+from html.parser import HTMLParser
 
 import pytest
 
@@ -104,5 +105,38 @@ def test_table_without_rows_is_its_notes() -> None:
 
 
 def test_unknown_format_lists_the_known() -> None:
-    with pytest.raises(ValueError, match="format='html' is unknown; use one of"):
-        render_tables([TABLE], "html")
+    with pytest.raises(ValueError, match="format='rst' is unknown; use one of"):
+        render_tables([TABLE], "rst")
+
+
+def test_html_is_a_whole_page_that_asks_nobody() -> None:
+    text = render_tables([TABLE], "html")
+    parser = _Structure()
+    parser.feed(text)
+    assert parser.open == []
+    assert parser.rows == [list(row) for row in (TABLE.columns, *TABLE.rows)]
+    assert "http" not in text.replace('rel="icon" href="data:,"', "")
+
+
+class _Structure(HTMLParser):
+    """The texts of a page's table, and tags that were never closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows: list[list[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        if tag not in ("meta", "link"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] in ("td", "th"):
+            self.rows[-1][-1] += data

@@ -33,7 +33,7 @@ def test_gap_lists_trials_and_commands_and_prints_no_table(
     assert tables.main(["--results", str(gap.root)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "2 of 3 trials of Tables 1, 2, 3 are not finished" in err
+    assert "2 of 3 trials of Tables 1, 2, 3, S8, S9 are not finished" in err
     assert "000000000001  failed       dataset=cifar10 model=resnet18 loss=bce" in err
     assert "notstarted01  not started  " in err
     assert "\n  python orchestrator/sweep.py --study mine\n" in err
@@ -118,12 +118,13 @@ def test_bad_table_number(store: Store) -> None:
         tables.main(["--table", "4"])
     assert caught.value.code == 2
     store.add(COLLAPSE, {"accuracy_train": 1.0})
-    with pytest.raises(ValueError, match=r"table=\[4\] is unknown"):
+    with pytest.raises(ValueError, match=r"table=\['4'\] is unknown"):
         tables.build_table(load_results(store.root), 4)
 
 
 @pytest.mark.parametrize(
-    ("fmt", "suffix"), [("markdown", "md"), ("latex", "tex"), ("csv", "csv"), ("json", "json")]
+    ("fmt", "suffix"),
+    [("markdown", "md"), ("latex", "tex"), ("csv", "csv"), ("json", "json"), ("html", "html")],
 )
 def test_out_writes_a_file_per_table(
     store: Store, tmp_path: Path, fmt: str, suffix: str, capsys: pytest.CaptureFixture[str]
@@ -146,6 +147,58 @@ def test_render_is_what_the_command_prints(
     assert tables.main(arguments) == 0
     assert capsys.readouterr().out == text
     assert json.loads(text)[0]["name"] == "table2"
+
+
+def test_the_best_epoch_only_where_it_is_asked_for(store: Store) -> None:
+    """By accuracy on the test set; of several equal ones the first."""
+    epochs = [
+        {"accuracy_test": a, "uniform_accuracy_test": u}
+        for a, u in ((0.5, 0.9), (0.8, 0.1), (0.8, 0.2), (None, None), (0.6, 0.5))
+    ]
+    store.add(CLASSIFICATION, epochs)
+    results = load_results(store.root)
+    best = tables.build_table(results, 2, compare=False, select="best")
+    assert best.rows[0][3:] == ("80.00", "10.00")
+    assert any("chosen there, so too high" in note for note in best.notes)
+    last = tables.build_table(results, 2, compare=False)
+    assert last.rows[0][3:] == ("60.00", "50.00")
+    assert "best" not in str(last)
+
+
+def test_a_trial_never_tested_keeps_its_last_epoch(store: Store) -> None:
+    store.add(COLLAPSE, [{"accuracy_train": 0.5}, {"accuracy_train": 1.0}])
+    table = tables.build_table(load_results(store.root), 1, compare=False, select="best")
+    assert ("A", "100.00") in {(row[2], row[3]) for row in table.rows}
+
+
+def test_trace_names_what_is_behind_each_cell(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = store.add(CLASSIFICATION, TEST, git_commit="abc", version_torch="9.9")
+    second = store.add(CLASSIFICATION, TEST, seed=1)
+    planned = {first: CLASSIFICATION, second: {**CLASSIFICATION, "seed": 1}}
+    store.study("mine", {**planned, "notyet000000": {**CLASSIFICATION, "seed": 2}})
+    argv = ["--results", str(store.root), "--table", "2", "--trace", "--allow-partial"]
+    assert tables.main([*argv, "--format", "json"]) == 0
+    _, trace = json.loads(capsys.readouterr().out)
+    assert [row[:4] for row in trace["rows"]] == [
+        ["cifar10 resnet18 sgd da1 ce", first, "0", "finished"],
+        ["cifar10 resnet18 sgd da1 ce", second, "1", "finished"],
+        ["cifar10 resnet18 sgd da1 ce", "notyet000000", "", "not started"],
+    ]
+    assert {"abc", "9.9", f"{{trials,epochs,scores}}/{first}.parquet"} <= set(trace["rows"][0])
+
+
+def test_order_of_files_and_seeds_changes_nothing(tmp_path: Path) -> None:
+    values = {("ce", 0): 0.1, ("ce", 1): 0.7, ("bce", 0): 0.8, ("bce", 1): 0.9}
+    texts = set()
+    for name, order in (("a", list(values)), ("b", list(reversed(values)))):
+        store = Store(tmp_path / name / "results")
+        for loss, seed in order:
+            metrics = {**TEST, "accuracy_test": values[loss, seed]}
+            store.add(CLASSIFICATION, metrics, loss=loss, seed=seed)
+        texts.add(tables.render(load_results(store.root), [2, 3]))
+    assert len(texts) == 1
 
 
 def test_entry_exits_with_mains_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,0 +1,117 @@
+"""Tables S-8 and S-9: where scores and biases end, by initial bias and by bias decay.
+
+The numbers behind Fig. 3. The paper's supplementary has them; its layout and values are not in the
+main text, so the minimum of Eq. (3) stands beside ours instead (assumed layout).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import pandas as pd
+
+from analysis import paper
+from analysis.cells import Block, Cell, blocks, in_order
+from analysis.entries import BLANK, OURS, Entry, Line, Quantity, assemble, measured
+from analysis.families import BIAS_DECAY, BIAS_INIT, CELL_FIELDS, Family, families, short
+from analysis.names import loss_name, optimizer_name
+from analysis.render import Table
+from analysis.stats import format_number
+from analysis.theory_table import setting_of
+
+VARYING = {"s8": BIAS_INIT, "s9": BIAS_DECAY}
+TITLES = {
+    "s8": "Table S-8. Final scores and biases by initial bias (bias_init_mean)",
+    "s9": "Table S-9. Final scores and biases by bias decay (λ_b)",
+}
+MINIMUM = "minimum"
+QUANTITIES = (
+    Quantity("bias", "b̂", "bias_mean", 2, spread_column="bias_std"),
+    Quantity("s_pos", "s_pos", "s_pos_mean_train", 2, spread_column="s_pos_std_train"),
+    Quantity("s_neg", "s_neg", "s_neg_mean_train", 2, spread_column="s_neg_std_train"),
+    Quantity("accuracy", "A (test)", "accuracy_test", 2, percent=True),
+    Quantity("uniform_accuracy", "A_Uni (test)", "uniform_accuracy_test", 2, percent=True),
+)
+_PREDICTED = ("bias", "s_pos", "s_neg")
+
+
+def bias_table(trials: pd.DataFrame, name: str, *, compare: bool) -> Table:
+    """Table `s8` or `s9` of `family_trials`; dashes where a cell lacks trials."""
+    found = list(_families(trials, VARYING[name]))
+    places = sorted({place for _, family in found for place in family.places})
+    places = places if name == "s8" else places[::-1]
+    lines = [
+        line for block, family in found for line in _lines(block, family, places, name, compare)
+    ]
+    notes = ["[σ x]: standard deviation over a trial's samples (for b̂ over its K biases)"]
+    if compare:
+        notes += [
+            "minimum: of Eq. (3) for balanced classes; CE's bias is at any value where λ_b = 0",
+            "the paper has these tables in its supplementary; their layout here is our own",
+        ]
+    symbol = "b₀" if name == "s8" else "λ_b"
+    labels = ("Dataset", "Model", "Fixed", "Optimizer", "Loss", "Quantity")
+    labels = (*labels, "Source") if compare else labels
+    heads = [f"{symbol}={short(place)}" for place in places]
+    return assemble(f"table{name}", TITLES[name], (*labels, *heads), lines, notes)
+
+
+def family_trials(trials: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Those of `cells.theory_trials` that stand in the table `s8` or `s9`."""
+    parts = [family.trials for _, family in _families(trials, VARYING[name])]
+    return pd.concat(parts) if parts else trials.iloc[:0]
+
+
+def _families(trials: pd.DataFrame, varying: str) -> Iterator[tuple[Block, Family]]:
+    for block in blocks(trials, CELL_FIELDS):
+        for family in families(block):
+            if family.varying == varying:
+                yield replace(block, trials=family.trials), family
+
+
+def _lines(
+    block: Block, family: Family, places: Sequence[float], name: str, compare: bool
+) -> Iterator[Line]:
+    fixed = f"{'λ_b' if family.varies_bias else 'b₀'}={short(family.fixed)}"
+    for optimizer in in_order(block.trials["optimizer"], paper.OPTIMIZERS):
+        for loss in in_order(block.trials["loss"], paper.LOSSES):
+            cells = [
+                block.cell(optimizer=optimizer, loss=loss, **{family.varying: place})
+                for place in places
+            ]
+            if not any(cell.planned for cell in cells):
+                continue
+            identity = {
+                "table": name,
+                "dataset": block.dataset,
+                "model": block.label,
+                "optimizer": optimizer,
+                "loss": loss,
+            }
+            labels = (
+                block.dataset, block.label, fixed, optimizer_name(optimizer), loss_name(loss)
+            )  # fmt: skip
+            for quantity in QUANTITIES:
+                ours = [
+                    measured(
+                        cell,
+                        quantity,
+                        {**identity, family.varying: place},
+                        f"{block.dataset} {block.label} {optimizer} {loss} "
+                        f"{family.varying}={short(place)}",
+                    )
+                    for place, cell in zip(places, cells, strict=True)
+                ]
+                yield (*labels, quantity.symbol, *([OURS] if compare else [])), ours
+                if compare and quantity.name in _PREDICTED:
+                    yield (
+                        (*labels, quantity.symbol, MINIMUM),
+                        [_minimum(c, quantity) for c in cells],
+                    )
+
+
+def _minimum(cell: Cell, quantity: Quantity) -> Entry:
+    if not cell.planned:
+        return BLANK
+    value = getattr(setting_of(cell.trials.iloc[0]).minimum(), quantity.name)
+    return BLANK if math.isnan(value) else Entry(format_number(value, quantity.decimals))
