@@ -3,7 +3,8 @@
 Figures are built as objects, without pyplot: nothing global, nothing left open.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ BLUE, VERMILLION, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69
 LOSS_STYLE: dict[Any, Any] = {"ce": (BLUE, "D"), "bce": (VERMILLION, "o"), "": (GREEN, "s")}
 FONT_SIZE = 8
 _DPI = 200
+_SERIF = ["serif"]
+_PAPER = {"font.family": _SERIF, "font.serif": ["STIXGeneral"], "mathtext.fontset": "stix"}
+STYLES: dict[str, dict[Any, Any]] = {"screen": {}, "paper": _PAPER}
 _STYLE: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "analysis"}
 
 
@@ -55,9 +59,18 @@ def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
     )
 
 
+@contextmanager
+def style(name: str) -> Iterator[None]:
+    """Build and save figures in one of STYLES."""
+    with mpl.rc_context(STYLES[name]):
+        yield
+
+
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; the format is the path's suffix. The same figure gives the same bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    if mpl.rcParams["font.family"] == _SERIF:  # in print the caption says it
+        figure.suptitle("")
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context(_STYLE):
         figure.savefig(path, dpi=_DPI, metadata=undated.get(path.suffix[1:]))

@@ -151,7 +151,13 @@ EPOCHS: Final = _schema(
 
 SCORES: Final = _schema(
     _field("trial_id", pa.string()),
-    _field("kind", pa.string(), "", "positive | negative | bias; of the training set"),
+    _field(
+        "kind",
+        pa.string(),
+        "",
+        "positive | negative | bias: of the training set; uniform: test samples that the threshold "
+        "bin_left separates",
+    ),
     _field("bin_left", pa.float64(), "score", "a bias is a bin of no width"),
     _field("bin_right", pa.float64(), "score"),
     _field("count", pa.int64(), "samples"),

@@ -77,7 +77,7 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     from analysis.render import render_tables
 
     folder = Path(store.root if store.is_local else "report")
-    results = load_results(store.location)
+    results = load_results(store.location, tables=figures.TABLES[:3])
     for fmt, suffix in (("markdown", "md"), ("latex", "tex")):
         built = tables.build_tables(results, allow_partial=True)
         text = render_tables([table for table in built if table.rows], fmt)
@@ -87,8 +87,8 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
         if fmt == "markdown":
             show_tables(text, console)
     drawn = 0
-    for number in figures.NUMBERS:
-        for name, figure in figures.build_figures(results, number):
+    for kind in figures.QUICK:
+        for name, figure in figures.build_figures(results, kind):
             drawing.save(figure, folder / "figures" / f"{name}.png")
             drawn += 1
     place = shlex.quote(store.location)

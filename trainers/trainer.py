@@ -18,6 +18,7 @@ from trainers.distributed import Ranks, synchronise_batch_norm, wrap
 from trainers.losses import feature_penalty
 from trainers.metrics import Accumulator, ScoreHistogram
 from trainers.metrics.bias import alpha_bias
+from trainers.metrics.uniform import STEPS_PER_UNIT
 from trainers.models import build_model
 from trainers.optim import build_optimizer, learning_rate
 from trainers.registry import LOSSES
@@ -51,6 +52,7 @@ class Trainer:
         self.batches = TrainBatches(data, config, ranks.rank, ranks.world_size)
         self.class_means: Tensor | None = None
         self.scores = ScoreHistogram(ranks.device)  # of the training set, filled when asked
+        self.threshold_curve: list[tuple[float, int]] = []  # of the test set, likewise
         self._net = self._net_of_whole_batches = wrap(self.model, ranks)
         if config.compile and self._steps >= COMPILE_FROM_STEPS:
             torch.compiler.reset()  # what earlier trials of this process compiled
@@ -160,14 +162,19 @@ class Trainer:
     def evaluate(self, *, with_scores: bool = False) -> Row:
         """Every metric of both splits, each split in one pass; empty but on the main rank.
 
-        `with_scores` fills `scores` in the pass over the training set.
+        `with_scores` fills `scores` in the pass over the training set, and `threshold_curve` after
+        that over the test set.
         """
         self.ranks.copy_buffers(self.model)
         histogram = self.scores if with_scores else None
-        train, self.class_means = self._evaluate(self.data.train, self.class_means, histogram)
+        train, accumulator = self._evaluate(self.data.train, self.class_means, histogram)
+        means = self.ranks.from_main(accumulator.class_means)
+        self.class_means = means.to(self.ranks.device)
         test: Row = {}
         if self.data.test is not None:
-            test, _ = self._evaluate(self.data.test, self.class_means)
+            test, accumulator = self._evaluate(self.data.test, self.class_means)
+            if with_scores and self.ranks.is_main:
+                self.threshold_curve = accumulator.threshold_curve()
         if not self.ranks.is_main:
             return {}
         row: Row = {f"{key}_train": value for key, value in train.items() if key != "loss"}
@@ -184,8 +191,8 @@ class Trainer:
         split: Split,
         class_means: Tensor | None,
         histogram: ScoreHistogram | None = None,
-    ) -> tuple[Row, Tensor]:
-        """Metrics of a split, on the main rank, and its class means, on all."""
+    ) -> tuple[Row, Accumulator]:
+        """Metrics of a split, and what they are made of: on the main rank of all ranks' samples."""
         head, device = self.model.head, self.ranks.device
         accumulator = Accumulator(
             head.weight.shape[0], self.num_features, class_means=class_means, device=device
@@ -199,8 +206,7 @@ class Trainer:
         accumulator = self._merged(accumulator)
         loss = self.ranks.add_up(loss)
         metrics = accumulator.compute() if self.ranks.is_main else {}
-        means = self.ranks.from_main(accumulator.class_means)
-        return metrics | {"loss": float(loss) / len(split)}, means.to(device)
+        return metrics | {"loss": float(loss) / len(split)}, accumulator
 
     def _merged(self, mine: Any) -> Any:
         """All ranks' accumulators in one, on the main rank; on the others their own."""
@@ -228,14 +234,22 @@ class Trainer:
         )
 
     def score_rows(self) -> list[Row]:
-        """The distributions in `scores` of all ranks, and the K biases, for Fig. 3."""
+        """The distributions in `scores` of all ranks, and the K biases, for Fig. 3.
+
+        With them the `threshold_curve`, a bin from each threshold to the next.
+        """
         first, *others = self.ranks.gather(self.scores)
         for other in others:
             first.merge(other)
+        step = 1 / STEPS_PER_UNIT
         biases = self.model.head.bias.detach().double().tolist()
         return [
             *map(dict, first.rows()),
             *({"kind": "bias", "bin_left": b, "bin_right": b, "count": 1} for b in biases),
+            *(
+                {"kind": "uniform", "bin_left": t, "bin_right": t + step, "count": n}
+                for t, n in self.threshold_curve
+            ),
         ]
 
     def feature_rows(self) -> list[Row]:

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from analysis import figures
 from analysis.load import load_results
 from analysis.minima import minimum, theorem2_point
-from tests.analysis.recorded_store import ADAMW, COLLAPSE, Store, channels
+from analysis.schema import FEATURES
+from tests.analysis.recorded_store import ADAMW, CLASSIFICATION, COLLAPSE, Store, channels
 
 L = 5e-4
 SCORES = {
@@ -161,5 +162,80 @@ def test_results_at_a_uri_need_out(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_unknown_figure(store: Store) -> None:
     _fill_collapse(store)
-    with pytest.raises(ValueError, match="figure=4 is unknown"):
-        next(figures.build_figures(load_results(store.root), 4))
+    with pytest.raises(ValueError, match="figure=5 is unknown"):
+        next(figures.build_figures(load_results(store.root), 5))
+
+
+def _fill_classification(store: Store) -> None:
+    """CE's threshold is best at 0.5, where it separates 80 of 100; BCE's at 1."""
+    for loss, counts in (("ce", (10, 80, 70)), ("bce", (0, 50, 90))):
+        bins = [(0.5 * i, 0.5 * i + 0.0625, count) for i, count in enumerate(counts)]
+        for seed in (0, 1):
+            metrics = {"accuracy_test": 0.9, "uniform_accuracy_test": counts[-1] / 100 + seed / 100}
+            store.add(
+                CLASSIFICATION, metrics, scores={"uniform": bins}, loss=loss, seed=seed,
+                num_test=100,
+            )  # fmt: skip
+
+
+def test_threshold_figure_draws_a_curve_a_seed_and_its_best(store: Store) -> None:
+    _fill_classification(store)
+    name, figure = _only(figures.build_figures(load_results(store.root), "threshold"))
+    assert name == "threshold_cifar10_resnet18"
+    (ax,) = figure.axes
+    ce, best, *_ = ax.get_lines()
+    assert np.asarray(ce.get_xydata()).tolist() == [[0, 10], [0.5, 80], [1, 70]]
+    assert np.asarray(best.get_xydata()).tolist() == [[0.5, 80]]
+    bce, best = ax.get_lines()[4:6]
+    assert np.asarray(bce.get_xydata()).tolist() == [[0.5, 50], [1, 90]]  # 0 is left out
+    assert np.asarray(best.get_xydata()).tolist() == [[1, 90]]
+
+
+def test_delta_figure_has_the_tables_differences(store: Store) -> None:
+    _fill_classification(store)
+    _, figure = _only(figures.build_figures(load_results(store.root), "delta"))
+    texts = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert texts == [["+0.0"], ["+20.0"], ["–"], ["–"]]  # 90 - 70 points; Table 3's are undefined
+
+
+def test_fig4_maps_the_stored_features(store: Store) -> None:
+    rng = np.random.default_rng(0)
+    for loss in ("ce", "bce"):
+        trial_id = store.add(CLASSIFICATION, {"accuracy_test": 0.9}, loss=loss)
+        centres = 10 * rng.normal(size=(3, 8))
+        rows = [
+            {
+                "trial_id": trial_id,
+                "sample_index": i,
+                "label": i % 3,
+                "features": (centres[i % 3] + rng.normal(size=8)).astype(np.float32),
+            }
+            for i in range(30)
+        ]
+        store.write("features", trial_id, rows, FEATURES)
+    results = load_results(store.root, tables=figures.TABLES)
+    name, figure = _only(figures.build_figures(results, 4))
+    assert name == "fig4_cifar10_resnet18"
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["SGD, DA1\nCE", "SGD, DA1\nBCE", "", ""]
+    assert all(np.shape(ax.collections[0].get_offsets()) == (30, 2) for ax in figure.axes)
+    for ax in figure.axes:  # three far apart clusters stay three
+        points = np.asarray(ax.collections[0].get_offsets())
+        means = np.stack([points[k::3].mean(0) for k in range(3)])
+        spread = max(np.linalg.norm(points[k::3] - means[k], axis=1).mean() for k in range(3))
+        apart = min(np.linalg.norm(means[a] - means[b]) for a, b in ((0, 1), (0, 2), (1, 2)))
+        assert apart > 2 * spread
+
+
+def test_paper_style_has_no_title(store: Store, tmp_path: Path) -> None:
+    _fill_collapse(store)
+    argv = ["--results", str(store.root), "--figure", "2", "--format", "svg"]
+    for style in ("screen", "paper"):
+        assert figures.main([*argv, "--style", style, "--out", str(tmp_path / style)]) == 0
+    screen, paper = (
+        (tmp_path / style / "fig2_cifar10_resnet18.svg").read_text()
+        for style in ("screen", "paper")
+    )
+    assert "n=2 seeds" in screen
+    assert "n=2 seeds" not in paper
+    assert "STIXGeneral" in paper

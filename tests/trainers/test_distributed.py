@@ -86,7 +86,7 @@ def evaluation(ranks: Ranks, fields: dict[str, Any], collapsed: bool) -> dict[st
             features.mul_(1e-4).add_(10 * torch.eye(10, features.shape[1])[labels])
     trainer.evaluate()
     row = trainer.evaluate(with_scores=True)
-    counts = dict.fromkeys(("positive", "negative", "bias"), 0)
+    counts = dict.fromkeys(("positive", "negative", "bias", "uniform"), 0)
     for score in trainer.score_rows():
         counts[score["kind"]] += score["count"]
     return {**row, **counts}

@@ -76,6 +76,10 @@ class Accumulator:
                 labels_B = labels.detach().to(self.device, torch.int64)
                 self._add(features_BD, labels_B, weight_KD, bias_K)
 
+    def threshold_curve(self) -> list[tuple[float, int]]:
+        """Samples that one threshold for all separates, by threshold; see `Thresholds.curve`."""
+        return self._thresholds.curve()
+
     def merge(self, other: "Accumulator") -> None:
         """Add another accumulator over other samples, same classifier and class_means.
 

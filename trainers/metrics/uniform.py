@@ -5,12 +5,15 @@ all samples at once. Scores without bias are in `scores`.
 """
 
 import math
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from trainers.metrics.by_class import split_by_class
+
+STEPS_PER_UNIT: Final = 16  # thresholds of the curve are at multiples of 1/16
+LIMIT: Final = 64  # and from -LIMIT to LIMIT at most
 
 
 class Thresholds:
@@ -43,6 +46,25 @@ class Thresholds:
             "uniform_threshold": threshold,
         }
 
+    def curve(self) -> list[tuple[float, int]]:
+        """Thresholds, at multiples of 1/16, and how many samples each separates.
+
+        Those of no sample are left out at both ends. Uniform accuracy is the maximum between them
+        too, so a little more than the curve's highest point.
+        """
+        left_N, right_N = intervals(*self.ends_2N[:, : self.count])
+        if len(left_N) == 0:
+            return []
+        steps = LIMIT * STEPS_PER_UNIT
+        first, last = (
+            int((end * STEPS_PER_UNIT).floor().clamp(-steps, steps))
+            for end in (left_N[0], right_N[-1])
+        )
+        threshold_T = torch.arange(first, last + 1, device=left_N.device) / STEPS_PER_UNIT
+        threshold_T = threshold_T.to(left_N.dtype)
+        cover_T = cover(left_N, right_N, threshold_T)
+        return list(zip(threshold_T.tolist(), cover_T.tolist(), strict=True))
+
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"ends_2N": self.ends_2N[:, : self.count].clone()}
 
@@ -73,11 +95,21 @@ def most_covered(left_N: Tensor, right_N: Tensor) -> tuple[Tensor, Tensor]:
     of them attains the maximum: exact in O(N log N). Without intervals: 0 and NaN.
     Source: Eq. (17).
     """
-    some_N = right_N > left_N
-    left_N, right_N = left_N[some_N].sort().values, right_N[some_N].sort().values
+    left_N, right_N = intervals(left_N, right_N)
     if len(left_N) == 0:
         return torch.zeros_like(left_N.sum()), torch.full_like(left_N.sum(), math.nan)
-    opened_N = torch.searchsorted(left_N, left_N, right=True)
-    closed_N = torch.searchsorted(right_N, left_N, right=True)  # half-open: t = right is outside
-    best = (opened_N - closed_N).argmax()  # the first of equals, as left is sorted: the smallest
-    return (opened_N - closed_N)[best].double(), left_N[best]
+    cover_N = cover(left_N, right_N, left_N)
+    best = cover_N.argmax()  # the first of equals, as left is sorted: the smallest
+    return cover_N[best].double(), left_N[best]
+
+
+def intervals(left_N: Tensor, right_N: Tensor) -> tuple[Tensor, Tensor]:
+    """The left and the right ends of those that aren't empty, each sorted by itself."""
+    some_N = right_N > left_N
+    return left_N[some_N].sort().values, right_N[some_N].sort().values
+
+
+def cover(left_N: Tensor, right_N: Tensor, point_T: Tensor) -> Tensor:
+    """How many of the half-open `intervals` each point is in, (T,)."""
+    opened_T = torch.searchsorted(left_N, point_T, right=True)
+    return opened_T - torch.searchsorted(right_N, point_T, right=True)

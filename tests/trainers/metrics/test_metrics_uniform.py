@@ -1,6 +1,7 @@
 """uniform.py against a scan of all thresholds, and intervals made by hand."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -131,3 +132,36 @@ def test_merging_equals_at_once():
     left = thresholds_of(logits[:20], labels[:20], 7)
     left.merge(thresholds_of(logits[20:], labels[20:]))
     assert {n: float(v) for n, v in left.compute().items()} == measured(logits, labels)
+
+
+@pytest.mark.parametrize("count", [1, 7, 50])
+def test_curve_is_the_cover_at_each_threshold(count: int) -> None:
+    generator = torch.Generator().manual_seed(count)
+    logits = 3 * torch.randn(count, 4, generator=generator, dtype=torch.float64)
+    labels = torch.randint(4, (count,), generator=generator)
+    logits[torch.arange(count), labels] += 2  # some are right
+    thresholds = Thresholds(torch.device("cpu"))
+    thresholds.update(logits, labels, predict(logits))
+    curve = thresholds.curve()
+    for t, found in curve:
+        expected = 0
+        for z, y in zip(logits.tolist(), labels.tolist(), strict=True):
+            expected += z[y] > t and all(z[j] <= t for j in range(4) if j != y)
+        assert found == expected
+    steps = [t for t, _ in curve]
+    assert all(b - a == 1 / 16 for a, b in pairwise(steps))
+    separated = sum(found for _, found in curve)
+    assert separated > 0
+    best = float(thresholds.compute()["uniform_accuracy"]) * count
+    assert max(found for _, found in curve) <= best
+
+
+def test_curve_of_nobody_right_is_empty_and_of_huge_logits_is_cut() -> None:
+    thresholds = Thresholds(torch.device("cpu"))
+    wrong = torch.tensor([[0.0, 1.0]], dtype=torch.float64)
+    thresholds.update(wrong, torch.tensor([0]), predict(wrong))
+    assert thresholds.curve() == []
+    huge = torch.tensor([[1e9, -1e9]], dtype=torch.float64)
+    thresholds.update(huge, torch.tensor([0]), predict(huge))
+    curve = thresholds.curve()
+    assert (curve[0], curve[-1]) == ((-64.0, 1), (64.0, 1))
