@@ -12,6 +12,7 @@ sweep: $(VENV)/sweep.stamp  ## run the ufm and digits studies and print their ta
 	status=0; \
 	$(BIN)/python orchestrator/sweep.py --study ufm || status=$$?; \
 	test $$status -gt 1 || $(BIN)/python orchestrator/sweep.py || status=$$?; \
+	$(BIN)/python -m analysis.report || status=$$?; \
 	echo "to type the commands above: source $(BIN)/activate"; exit $$status
 
 test: $(VENV)/dev.stamp  ## all tests that this machine can run

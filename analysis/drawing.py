@@ -3,6 +3,7 @@
 Figures are built as objects, without pyplot: nothing global, nothing left open.
 """
 
+import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from analysis.files import write_bytes
+
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7"
 # Colour and marker of a loss, as in the paper's Fig. 2; "" is any other loss.
@@ -23,7 +26,7 @@ _DPI = 200
 _SERIF = ["serif"]
 _PAPER = {"font.family": _SERIF, "font.serif": ["STIXGeneral"], "mathtext.fontset": "stix"}
 STYLES: dict[str, dict[Any, Any]] = {"screen": {}, "paper": _PAPER}
-_STYLE: dict[Any, Any] = {"svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "analysis"}
+_STYLE: dict[Any, Any] = {"svg.fonttype": "path", "pdf.fonttype": 42, "svg.hashsalt": "analysis"}
 
 
 def new_figure(
@@ -67,10 +70,16 @@ def style(name: str) -> Iterator[None]:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure; the format is the path's suffix. The same figure gives the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a figure, whole or not at all; the format is the path's suffix."""
+    write_bytes(path, as_bytes(figure, path.suffix[1:]))
+
+
+def as_bytes(figure: Figure, fmt: str) -> bytes:
+    """A figure as png, svg or pdf. The same figure gives the same bytes."""
     if mpl.rcParams["font.family"] == _SERIF:  # in print the caption says it
         figure.suptitle("")
+    buffer = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
     with mpl.rc_context(_STYLE):
-        figure.savefig(path, dpi=_DPI, metadata=undated.get(path.suffix[1:]))
+        figure.savefig(buffer, format=fmt, dpi=_DPI, metadata=undated.get(fmt))
+    return buffer.getvalue()

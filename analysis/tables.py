@@ -29,6 +29,7 @@ from analysis.cells import (
 )
 from analysis.command_line import Parser
 from analysis.custom_table import DEFAULT_METRICS, custom_table
+from analysis.files import write_text
 from analysis.gaps import GapError, refuse_gaps
 from analysis.generalization_table import TITLES, generalization_table
 from analysis.load import Results, ResultsError, load_results
@@ -192,10 +193,9 @@ def _emit(tables: Sequence[Table], fmt: str, out: Path | None) -> None:
     if out is None:
         print(render_tables(tables, fmt), end="")
         return
-    out.mkdir(parents=True, exist_ok=True)
     for table in tables:
         path = out / f"{table.name}.{EXTENSIONS[fmt]}"
-        path.write_text(render_tables([table], fmt), encoding="utf-8")
+        write_text(path, render_tables([table], fmt))
         print(path)
 
 

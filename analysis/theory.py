@@ -15,6 +15,7 @@ import pandas as pd
 
 from analysis.cells import FINISHED, UFM, measured_trials, theory_trials
 from analysis.command_line import Parser
+from analysis.files import write_text
 from analysis.load import Results, ResultsError, load_results
 from analysis.minima import Minimum, alpha_bias, minimum, theorem2_point
 from analysis.render import EXTENSIONS, Table, render_tables
@@ -84,9 +85,8 @@ def _emit(table: Table, fmt: str, out: Path | None) -> None:
     if out is None:
         print(text, end="")
         return
-    out.mkdir(parents=True, exist_ok=True)
     path = out / f"{table.name}.{EXTENSIONS[fmt]}"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
     print(path)
 
 

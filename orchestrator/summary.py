@@ -73,6 +73,7 @@ def bad_trials(
 def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     """Tables and figures of everything in the store; where they are."""
     from analysis import drawing, figures, tables  # matplotlib is no part of planning a sweep
+    from analysis.files import write_text
     from analysis.load import load_results
     from analysis.render import render_tables
 
@@ -82,8 +83,7 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
         built = tables.build_tables(results, allow_partial=True)
         text = render_tables([table for table in built if table.rows], fmt)
         path = folder / "tables" / f"tables.{suffix}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        write_text(path, text)
         if fmt == "markdown":
             show_tables(text, console)
     drawn = 0
@@ -95,6 +95,7 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     return {
         "tables": str(folder / "tables"),
         "figures": f"{folder / 'figures'} ({drawn})" if drawn else "none of these trials has one",
+        "report": f"python -m analysis.report --results {place}",
         "theory": f"{_agreement(results)}python -m analysis.theory --results {place}",
     }
 

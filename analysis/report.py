@@ -1,0 +1,217 @@
+"""Everything that a results folder tells, in one HTML file that works offline.
+
+    python -m analysis.report --results results
+
+Verdicts first, then tables, figures, coverage of the grid, failures and provenance. Exit codes: 0
+fine; 2 bad input.
+"""
+
+import argparse
+import base64
+import html
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import figures
+from analysis.cells import FINISHED, NOT_STARTED, measured_trials
+from analysis.command_line import Parser
+from analysis.drawing import as_bytes
+from analysis.files import write_text
+from analysis.load import Results, ResultsError, load_results
+from analysis.render import STYLE, Table, html_figure, page
+from analysis.schema import STATUSES
+from analysis.tables import build_tables
+from analysis.theory import build_table as build_theory
+from analysis.verdicts import FAILS, HOLDS, OPEN, UNTESTED, verdict_table, verdicts
+
+_MOST_FAILURES = 200  # listed one by one
+_BADGES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", UNTESTED: "untested"}
+_STYLE = (
+    STYLE
+    + """
+nav a { margin-right: 1rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+.badge { padding: .05rem .5rem; border-radius: .6rem; font-weight: 600; white-space: nowrap }
+.holds { background: #cfe8dc } .fails { background: #f6d5c3 }
+.open { background: #e6e6e6 } .untested { color: #777; border: 1px dashed #aaa }
+#verdict-table td { white-space: normal; vertical-align: top }
+#verdict-table td:nth-child(2) { min-width: 7rem }
+img { max-width: 100%; height: auto; cursor: zoom-in; background: #fff }
+img.zoomed { max-width: none; width: 200%; cursor: zoom-out }
+td { max-width: 28rem; overflow: hidden; text-overflow: ellipsis }
+@media (max-width: 40rem) { body { padding: 0 .4rem } }
+@media print { nav { display: none } figure { break-inside: avoid } }
+"""
+)
+_SCRIPT = """<script>
+document.querySelectorAll("img").forEach(function (image) {
+  image.addEventListener("click", function () { image.classList.toggle("zoomed") })
+})
+</script>"""
+
+
+def build_report(results: Results) -> str:
+    """The whole document. Args: results with the tables in `figures.TABLES`.
+
+    Raises: ResultsError if a trial's rows are missing.
+    """
+    trials = measured_trials(results)
+    sections = {
+        "Verdicts": _verdicts(results),
+        "Tables": "\n".join(map(html_figure, _tables(results))),
+        "Figures": "\n".join(_figures(results)),
+        "Coverage": html_figure(coverage(results, trials)),
+        "Failures": html_figure(failures(trials)),
+        "Provenance": html_figure(provenance(results)),
+    }
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
+    parts = [
+        f'<h2 id="{name.lower()}">{name}</h2>\n{content}' for name, content in sections.items()
+    ]
+    body = "\n".join(
+        (f"<h1>BCE against CE</h1>\n{_lead(results, trials)}\n<nav>{links}</nav>", *parts)
+    )
+    return page("BCE against CE", f"{body}\n{_SCRIPT}", style=_STYLE)
+
+
+def _lead(results: Results, trials: pd.DataFrame) -> str:
+    finished = int((trials["status"] == FINISHED).sum())
+    text = f"{finished} of {len(trials)} trials of {results.path} are finished."
+    if finished < len(trials):
+        text += " Cells that lack trials hold a dash, and are averaged nowhere."
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _verdicts(results: Results) -> str:
+    table = verdict_table(verdicts(results))
+    text = html_figure(table)
+    for verdict, name in _BADGES.items():
+        text = text.replace(
+            f"<td>{verdict}</td>", f'<td><span class="badge {name}">{verdict}</span></td>'
+        )
+    return text
+
+
+def _tables(results: Results) -> Iterator[Table]:
+    yield from build_tables(results, allow_partial=True)
+    theory = build_theory(results)
+    if theory.rows:
+        yield theory
+
+
+def _figures(results: Results) -> Iterator[str]:
+    for kind in figures.NAMES:
+        for name, figure in figures.build_figures(results, kind):
+            data = base64.b64encode(as_bytes(figure, "svg")).decode()
+            source = f"data:image/svg+xml;base64,{data}"
+            alt = html.escape(figure.get_suptitle().replace("\n", "; "))
+            yield f'<figure id="{html.escape(name)}"><img src="{source}" alt="{alt}"></figure>'
+
+
+def coverage(results: Results, trials: pd.DataFrame) -> Table:
+    """How many trials of each study, dataset and model are in which state."""
+    states = (*STATUSES, NOT_STARTED)
+    studies = results.plan[["trial_id", "study"]]
+    rows = trials.drop(columns="study").merge(studies, on="trial_id", how="left")
+    rows["study"] = rows["study"].fillna("in no study")
+    lines = []
+    for (study, dataset, model), group in rows.groupby(["study", "dataset", "model"], sort=True):
+        counts = group["status"].value_counts()
+        cells = (str(counts.get(state, 0) or "") for state in states)
+        lines.append((str(study), str(dataset), str(model), str(len(group)), *cells))
+    columns = ("Study", "Dataset", "Model", "Planned", *(state.capitalize() for state in states))
+    commands = dict.fromkeys(study.command for study in results.studies if study.command)
+    notes = tuple(f"{command}: runs what is missing" for command in commands)
+    return Table("coverage-table", "Trials by state", columns, tuple(lines), notes, ())
+
+
+def failures(trials: pd.DataFrame) -> Table:
+    """Every trial that failed or diverged, and why."""
+    bad = trials[trials["status"].isin(("failed", "diverged"))].sort_values("trial_id")
+    names = ("trial_id", "status", "dataset", "model", "loss", "optimizer", "seed", "reason")
+    rows = tuple(
+        tuple("" if pd.isna(row[n]) else str(row[n]) for n in names)
+        for _, row in bad.head(_MOST_FAILURES).iterrows()
+    )
+    notes = [] if len(bad) else ["No trial failed or diverged."]
+    if len(bad) > len(rows):
+        notes.append(f"and {len(bad) - len(rows)} more")
+    title = "Trials that failed or diverged"
+    return Table("failures-table", title, names if rows else (), rows, tuple(notes), ())
+
+
+def provenance(results: Results) -> Table:
+    """What made these results: versions, commits, machines, times."""
+    trials = results.trials
+    facts = {
+        "Results": results.path,
+        "Report made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "Trials started": _span(trials["started_at"]),
+        "Training and evaluation": f"{trials['wall_s'].sum() / 3600:.1f} hours of slots",
+    }
+    for title, column in (
+        ("Commit", "git_commit"),
+        ("Package", "version_package"),
+        ("torch", "version_torch"),
+        ("timm", "version_timm"),
+        ("Python", "version_python"),
+        ("Device", "device"),
+        ("Processes a trial", "world_size"),
+    ):
+        counts = trials[column].value_counts()
+        shown = (f"{value} ({n} trials)" for value, n in counts.items())
+        facts[title] = ", ".join(shown) or "not recorded"
+    note = (
+        "every number's trials and files: python -m analysis.tables --trace "
+        f"--results {results.path}"
+    )
+    title = "Where these numbers come from"
+    return Table("provenance-table", title, ("What", "Value"), tuple(facts.items()), (note,), ())
+
+
+def _span(times: pd.Series) -> str:
+    known = times.dropna()
+    if known.empty:
+        return "not recorded"
+    return f"{known.min():%Y-%m-%d %H:%M} to {known.max():%Y-%m-%d %H:%M} UTC"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the report and print its path; returns the exit code."""
+    args = _parse_args(argv)
+    try:
+        out = args.out or _default_path(args.results)
+        results = load_results(args.results, tables=figures.TABLES)
+        write_text(out, build_report(results))
+    except (ResultsError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(out)
+    return 0
+
+
+def _default_path(results: str) -> Path:
+    if "://" in results:
+        raise ResultsError(f"results are at {results}; name a local file for the report with --out")
+    return Path(results) / "report.html"
+
+
+def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="python -m analysis.report", description="One HTML file with everything.")
+    parser.add_argument("--results", default="results", help="folder or URI (default: results)")
+    parser.add_argument(
+        "--out", type=Path, help="file to write (default: report.html in local results)"
+    )
+    return parser.parse_args(argv)
+
+
+def entry() -> None:
+    """The installed command `collapse-report`."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,82 @@
+"""Verdicts against pairs whose differences, intervals and crossings are worked out by hand."""
+
+import math
+
+import pytest
+from scipy import stats
+
+from analysis.load import load_results
+from analysis.verdicts import FAILS, HOLDS, OPEN, UNTESTED, Verdict, verdicts
+from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
+
+NAMES: tuple[str, ...] = ("nc1_train", "nc2_centered_train", "nc3_train")
+
+
+def _found(store: Store) -> dict[str, Verdict]:
+    return {each.claim: each for each in verdicts(load_results(store.root))}
+
+
+def _curve(values: list[float], **last: float) -> list[dict[str, float]]:
+    rows = [dict.fromkeys(NAMES, value) for value in values]
+    return [*rows[:-1], {**rows[-1], **last}]
+
+
+def test_without_trials_nothing_is_tested(store: Store) -> None:
+    store.add(CLASSIFICATION, status="failed")
+    found = _found(store).values()
+    assert {each.verdict for each in found} == {UNTESTED}
+    assert len(found) == 11
+
+
+def test_sooner_is_counted_to_the_level_that_both_reach(store: Store) -> None:
+    # Of each pair CE ends at 0.2 and BCE at 0.1: the level is 0.2, which CE reaches at epoch 4 and
+    # BCE at epoch 2 (seed 0), at epoch 4 and 1 (seed 1). Differences -2 and -3.
+    for seed, bce in ((0, [0.9, 0.2, 0.15, 0.1]), (1, [0.2, 0.9, 0.15, 0.1])):
+        store.add(COLLAPSE, _curve([0.9, 0.8, 0.4, 0.2]), seed=seed)
+        store.add(COLLAPSE, _curve(bce), loss="bce", seed=seed)
+    store.add(COLLAPSE, _curve([0.5, 0.2]), loss="bce", seed=7)  # without a pair
+    found = _found(store)["BCE reaches NC1 sooner"]
+    half = stats.t.ppf(0.975, 1) * math.sqrt(0.5) / math.sqrt(2)
+    assert found.effect == f"BCE − CE = -2.5 epochs [{-2.5 - half:+.1f}, {-2.5 + half:+.1f}]"
+    assert found.verdict == OPEN
+    assert found.basis.startswith("2 pairs of trials; in 0 BCE's is higher; p=0.13")
+
+
+def test_collapse_and_biases(store: Store) -> None:
+    reached = {"nc1_train": 1e-4, "nc2_centered_train": 0.01, "nc3_train": 0.01}
+    scores = {"s_neg_mean_train": -2.05, "s_pos_mean_train": 7.81}
+    store.add(COLLAPSE, {**reached, "bias_mean": 0.01})
+    store.add(COLLAPSE, {**reached, **scores, "bias_mean": 3.5}, loss="bce")  # of 3.578: -2 %
+    found = _found(store)
+    assert found["Both losses end in neural collapse"].verdict == HOLDS
+    assert found["CE with λ_b > 0: the biases vanish"].verdict == HOLDS
+    predicted = found["BCE: the biases end at the predicted minimum of Eq. (3)"]
+    assert (predicted.verdict, predicted.effect) == (
+        HOLDS,
+        "on average -2 % off, from -2 % to -2 %",
+    )
+    assert found["BCE: the bias lies between the negative and the positive scores"].verdict == HOLDS
+    store.add(COLLAPSE, {**reached, "nc1_train": 0.5, "bias_mean": 0.2}, seed=1)
+    found = _found(store)
+    assert found["Both losses end in neural collapse"].verdict == OPEN
+    assert found["CE with λ_b > 0: the biases vanish"].verdict == OPEN
+
+
+@pytest.mark.parametrize(("sign", "verdict"), [(1, HOLDS), (-1, FAILS)])
+def test_higher_with_certainty(store: Store, sign: int, verdict: str) -> None:
+    for seed in range(4):
+        for loss, value in (("ce", 0.5), ("bce", 0.5 + sign * (0.1 + 0.001 * seed))):
+            store.add(CLASSIFICATION, {"uniform_accuracy_test": value}, loss=loss, seed=seed)
+    found = _found(store)
+    uniform = found["BCE has the higher uniform accuracy 𝒜_Uni"]
+    assert uniform.verdict == verdict
+    assert uniform.effect.startswith(f"BCE − CE = {sign * 10.15:+.2f} points [")
+    assert found["BCE has the higher accuracy 𝒜"].verdict == UNTESTED  # undefined everywhere
+
+
+def test_one_pair_decides_nothing(store: Store) -> None:
+    for loss, value in (("ce", 0.5), ("bce", 0.9)):
+        store.add(CLASSIFICATION, {"accuracy_test": value}, loss=loss)
+    found = _found(store)["BCE has the higher accuracy 𝒜"]
+    assert (found.verdict, found.effect) == (OPEN, "BCE − CE = +40.00 points")
+    assert "no interval" in found.basis
