@@ -124,7 +124,7 @@ def setting_of(trial: pd.Series) -> Setting:
     d = K if pd.isna(width) else int(width)  # unknown before the trial has run: take enough
     # A batch can't hold more than there is; a trial without a row of its own has no num_train.
     batch = np.fmin(float(trial["batch_size"]), float(trial["num_train"]))
-    return Setting(str(trial["loss"]), K, float(batch) / K, *lambdas, d)
+    return Setting(str(trial["loss"]), K, float(batch) / K, *lambdas, d=d)
 
 
 def theory_table(trials: pd.DataFrame) -> Table:

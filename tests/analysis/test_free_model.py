@@ -1,6 +1,8 @@
+from pathlib import Path
+
 import pytest
 
-from analysis.free_model import all_samples_minimum, numeric_minimum
+from analysis.free_model import all_samples_minimum, numeric_minimum, report
 from analysis.minima import minimum, theorem2_point
 
 L = (2e-3, 1e-3, 2e-3)
@@ -27,3 +29,8 @@ def test_k_minus_1_features_lie_between() -> None:
     between = numeric_minimum("bce", 5, 3, *L, 4).objective
     assert minimum("bce", 5, 3, *L).objective < between
     assert between <= theorem2_point(5, 3, *L).objective + 1e-9
+
+
+def test_the_document_prints_what_the_check_prints() -> None:
+    page = Path(__file__).parents[2] / "docs" / "theory.md"
+    assert report() in page.read_text("utf-8")
