@@ -17,6 +17,7 @@ from analysis.entries import (
     assemble,
     measured,
 )
+from analysis.free_model import numeric_minimum
 from analysis.minima import (
     Minimum,
     alpha_bias,
@@ -46,6 +47,7 @@ LABELS = (
 )  # fmt: skip
 _NOT_MINIMUM = "*"
 _NO_ETF = "†"
+_NO_ROOM = "‡"
 _NOTES = (
     "minimum: the global minimum of Eq. (3) for balanced classes; n = batch_size / K samples of a "
     "class share one loss",
@@ -56,8 +58,10 @@ _NOTES = (
 _MARKS = {
     _NOT_MINIMUM: f"{_NOT_MINIMUM} Theorem 2's point is not the minimum: λ_b b > √(n λ_W λ_H) "
     "there, so a mean that W and the features share is cheaper than the bias",
-    _NO_ETF: f"{_NO_ETF} fewer features than K−1: the simplex ETF doesn't exist, so neither "
-    "point can be reached",
+    _NO_ETF: f"{_NO_ETF} fewer features than K−1: the simplex ETF doesn't exist, so Theorem "
+    "2's point can't be reached; the minimum is numerical (L-BFGS on Eq. (3), seeded starts)",
+    _NO_ROOM: f"{_NO_ROOM} K−1 features hold the simplex ETF but no mean beside it, so the formula "
+    "with a shared mean doesn't apply; the minimum is numerical (L-BFGS on Eq. (3))",
 }
 
 
@@ -71,10 +75,26 @@ class Setting:
     lambda_w: float
     lambda_h: float
     lambda_b: float
+    d: int
+
+    @property
+    def has_formula(self) -> bool:
+        """Whether the closed form holds: its ETF needs K-1 features, a shared mean one more."""
+        if self.d != self.K - 1:
+            return self.d >= self.K
+        point = self.theorem2_point()
+        return point is None or self.holds(point)
+
+    def holds(self, theorem2: Minimum) -> bool:
+        """Whether Theorem 2's point is the minimum where there is room for a shared mean."""
+        return theorem2_holds(theorem2.bias, self.n, self.lambda_w, self.lambda_h, self.lambda_b)
 
     def minimum(self) -> Minimum:
-        """The global minimum of Eq. (3)."""
-        return minimum(self.loss, self.K, self.n, self.lambda_w, self.lambda_h, self.lambda_b)
+        """The global minimum of Eq. (3), by formula where there is one, else by L-BFGS."""
+        arguments = (self.K, self.n, self.lambda_w, self.lambda_h, self.lambda_b)
+        if self.has_formula:
+            return minimum(self.loss, *arguments)
+        return numeric_minimum(self.loss, *arguments, self.d)
 
     def theorem2_point(self) -> Minimum | None:
         """Theorem 2's point; None for CE, which has Theorem 1 and no other point."""
@@ -100,9 +120,11 @@ def setting_of(trial: pd.Series) -> Setting:
     """The setting of one row of `cells.theory_trials`."""
     K = int(trial["num_classes"])
     lambdas = (float(trial[name]) for name in ("lambda_w", "lambda_h", "lambda_b"))
+    width = trial["num_features"]
+    d = K if pd.isna(width) else int(width)  # unknown before the trial has run: take enough
     # A batch can't hold more than there is; a trial without a row of its own has no num_train.
     batch = np.fmin(float(trial["batch_size"]), float(trial["num_train"]))
-    return Setting(str(trial["loss"]), K, float(batch) / K, *lambdas)
+    return Setting(str(trial["loss"]), K, float(batch) / K, *lambdas, d=d)
 
 
 def theory_table(trials: pd.DataFrame) -> Table:
@@ -134,14 +156,12 @@ def _cell_lines(block: Block, cell: Cell) -> Iterator[Line]:
         loss_name(setting.loss),
     )
     identity = _identity(block, trial, setting)
-    etf = _NO_ETF if cell.trials["num_features"].min() < setting.K - 1 else ""
+    etf = _NO_ETF if setting.d < setting.K - 1 else ""
+    numeric = etf if setting.has_formula or etf else _NO_ROOM
     yield (*labels, "measured"), _measured_entries(cell, setting, lowest, identity, labels)
-    yield (*labels, _marked("minimum", etf)), _predicted(lowest, setting, "minimum", identity)
+    yield (*labels, _marked("minimum", numeric)), _predicted(lowest, setting, "minimum", identity)
     if theorem2:
-        holds = theorem2_holds(
-            theorem2.bias, setting.n, setting.lambda_w, setting.lambda_h, setting.lambda_b
-        )
-        name = _marked("Theorem 2", etf + ("" if holds else _NOT_MINIMUM))
+        name = _marked("Theorem 2", etf + ("" if setting.holds(theorem2) else _NOT_MINIMUM))
         yield (*labels, name), _predicted(theorem2, setting, "theorem2", identity)
 
 
@@ -182,7 +202,9 @@ def _deviation(s_pos: Entry, lowest: Minimum, identity: Record) -> Entry:
 
 
 def _predicted(point: Minimum, setting: Setting, name: str, identity: Record) -> list[Entry]:
-    values = {**point._asdict(), "alpha_bias": setting.alpha(point)}
+    # Eq. (13)'s rho is known from the scores only where W is an ETF, with or without a mean.
+    known = name == "theorem2" or setting.has_formula
+    values = {**point._asdict(), "alpha_bias": setting.alpha(point) if known else math.nan}
     entries = []
     for quantity in QUANTITIES:
         value = values[quantity.name]

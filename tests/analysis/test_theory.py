@@ -59,8 +59,17 @@ def test_ce_has_no_theorem2_and_no_alpha_but_its_initial_bias(store: Store) -> N
 def test_too_few_features_for_the_etf_are_marked(store: Store) -> None:
     store.add({**COLLAPSE, "num_features": 8}, BCE, loss="bce")
     table = theory.build_table(load_results(store.root))
-    assert {"minimum †", "Theorem 2 †*"} <= set(_points(table))
+    points = _points(table)
+    assert {"minimum †", "Theorem 2 †*"} <= set(points)
+    assert float(points["minimum †"][4]) > 0.25650  # what enough features would reach
+    assert points["minimum †"][5] == "–"
     assert any("fewer features than K−1" in note for note in table.notes)
+
+
+def test_no_room_for_a_shared_mean_is_marked(store: Store) -> None:
+    store.add({**COLLAPSE, "num_features": 9}, BCE, loss="bce")
+    points = _points(theory.build_table(load_results(store.root)))
+    assert 0.25650 < float(points["minimum ‡"][4]) <= 0.25903
 
 
 def test_unfinished_seed_is_a_dash_and_unstarted_cells_are_left_out(store: Store) -> None:
