@@ -1,6 +1,7 @@
 """The predicted minimum of Eq. (3) beside what the trials reached.
 
     python -m analysis.theory --results results
+    python -m analysis.theory --published
 
 The formulas are in `analysis.minima`, and offered here as the Python door. Exit codes: 0 fine;
 1 no finished trial that theory is about; 2 bad input.
@@ -18,6 +19,7 @@ from analysis.command_line import Parser
 from analysis.files import write_text
 from analysis.load import Results, ResultsError, load_results
 from analysis.minima import Minimum, alpha_bias, minimum, theorem2_point
+from analysis.published_theory import published_theory
 from analysis.render import EXTENSIONS, Table, render_tables
 from analysis.theory_table import setting_of, theory_table
 
@@ -31,7 +33,7 @@ __all__ = [
     "ufm_agreement",
 ]
 
-_FORMATS = ("markdown", "csv", "json")
+_FORMATS = sorted(EXTENSIONS)
 
 
 def build_table(results: Results) -> Table:
@@ -62,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the comparison, or write it with --out; returns the exit code."""
     args = _parse_args(argv)
     try:
+        if args.published:
+            _emit(published_theory(), args.format, args.out)
+            return 0
         table = build_table(load_results(args.results, tables=("trials", "epochs")))
         if not table.rows:
             print(_empty_message(args.results), file=sys.stderr)
@@ -96,6 +101,9 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         description="The minimum of Eq. (3) and Theorem 2's point beside measured values.",
     )
     parser.add_argument("--results", default="results", help="folder or URI (default: results)")
+    parser.add_argument(
+        "--published", action="store_true", help="instead: the paper's Table 1 beside the theory"
+    )
     parser.add_argument("--format", choices=_FORMATS, default="markdown")
     parser.add_argument("--out", type=Path, help="folder to write to (default: print)")
     return parser.parse_args(argv)

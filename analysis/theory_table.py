@@ -59,7 +59,8 @@ _MARKS = {
     _NOT_MINIMUM: f"{_NOT_MINIMUM} Theorem 2's point is not the minimum: λ_b b > √(n λ_W λ_H) "
     "there, so a mean that W and the features share is cheaper than the bias",
     _NO_ETF: f"{_NO_ETF} fewer features than K−1: the simplex ETF doesn't exist, so Theorem "
-    "2's point can't be reached; the minimum is numerical (L-BFGS on Eq. (3), seeded starts)",
+    "2's point can't be reached; the minimum is numerical (the lowest of four seeded runs of "
+    "L-BFGS on Eq. (3))",
     _NO_ROOM: f"{_NO_ROOM} K−1 features hold the simplex ETF but no mean beside it, so the formula "
     "with a shared mean doesn't apply; the minimum is numerical (L-BFGS on Eq. (3))",
 }

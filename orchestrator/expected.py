@@ -28,7 +28,10 @@ def _theory(trial: Row, last: Row) -> list[str]:
     found = theory_trials(pa.Table.from_pylist([dict(trial)], schema=TRIALS).to_pandas())
     if found.empty:
         return []
-    point = setting_of(found.iloc[0]).minimum()
+    setting = setting_of(found.iloc[0])
+    if not setting.has_formula:  # a live view does not wait for L-BFGS
+        return []
+    point = setting.minimum()
     pairs = {
         "s_pos": (last.get("s_pos_mean_train"), point.s_pos),
         "s_neg": (last.get("s_neg_mean_train"), point.s_neg),

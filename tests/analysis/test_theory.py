@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from analysis import theory
+from analysis import paper, theory
 from analysis.load import load_results
 from analysis.render import Table
 from tests.analysis.recorded_store import COLLAPSE, Store
@@ -117,3 +117,28 @@ def test_agreement_counts_ufm_trials_at_the_minimum(store: Store) -> None:
     store.add(ufm, {**at, "s_pos_mean_train": 5.68, "s_neg_mean_train": -0.63}, bias_init_mean=9.0)
     store.add(COLLAPSE, at, loss="bce", seed=3)  # a network's, not counted
     assert theory.ufm_agreement(load_results(store.root)) == (2, 3)
+
+
+def test_the_papers_table_1_beside_the_theory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert theory.main(["--published", "--format", "json"]) == 0
+    (table,) = json.loads(capsys.readouterr().out)
+    rows = {tuple(row[:4]): row[4:] for row in table["rows"]}
+    assert rows["BCE", "paper", "resnet18", "AdamW"] == [
+        "7.50 [σ 0.05]",
+        "-2.36 [σ 0.02]",
+        "3.29 [σ 0.01]",
+    ]
+    assert rows["BCE", "minimum", "", ""] == ["7.81", "-2.05", "3.58"]
+    assert rows["BCE", "Theorem 2", "", ""] == ["8.79", "-0.98", "4.53"]
+    assert rows["CE", "minimum", "", ""] == ["5.68", "-0.63", "0.00"]
+    assert len(rows) == 2 * 3 * 2 + 3
+
+
+def test_what_docs_theory_says_of_table_1() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8")
+    values = {name: [] for name in ("s_pos", "s_neg", "bias")}
+    for key, value in paper.published(1).items():
+        if (key.optimizer, key.loss) == ("adamw", "bce") and key.metric in values:
+            values[key.metric].append(value.mean)
+    spans = [f"{min(v):.2f} to {max(v):.2f}".replace("-", "−") for v in values.values()]
+    assert f"s_pos {spans[0]}, s_neg {spans[1]} and b {spans[2]}" in " ".join(text.split())
