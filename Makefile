@@ -36,6 +36,7 @@ bench: $(VENV)/dev.stamp  ## ours against plain code, as ratios; on a machine th
 	$(BIN)/python -m benchmarks.metrics
 	$(BIN)/python -m benchmarks.train_step
 	$(BIN)/python -m benchmarks.sweep
+	$(BIN)/python -m benchmarks.analysis
 
 clean:  ## remove the environment; results stay
 	rm -rf $(VENV)

@@ -16,6 +16,7 @@ import pyarrow.fs as pafs
 from analysis.parquet import one_line, read_files
 from analysis.plan import ResultsError, Study, parse_study, plan_frame
 from analysis.schema import TABLES
+from analysis.storage import open_location
 
 __all__ = ["Results", "ResultsError", "load_results"]
 
@@ -63,14 +64,19 @@ class _Store:
 
 
 def load_results(
-    path: str | os.PathLike[str], *, tables: Collection[str] = DEFAULT_TABLES
+    path: str | os.PathLike[str],
+    *,
+    tables: Collection[str] = DEFAULT_TABLES,
+    epoch_columns: Collection[str] | None = None,
 ) -> Results:
     """Read a results folder.
 
     Args: a local path or a URI that `pyarrow.fs` opens; the tables to read, of
-        `analysis.schema.TABLES` (`features` is large, so it is read on demand only).
-    Raises: ResultsError, one line, if the folder is missing, empty or not a results folder, if a
-        file is corrupt or written by another schema_version. ValueError for an unknown table.
+        `analysis.schema.TABLES` (`features` is large, so it is read on demand only); of `epochs`,
+        the columns to read besides `trial_id` and `epoch`, where not all of them are needed.
+    Raises: ResultsError, one line, if the folder is missing, empty or not a results folder; a line
+        for each file that is corrupt or written by another schema_version. ValueError for an
+        unknown table.
     """
     unknown = sorted(set(tables) - set(TABLES))
     if unknown:
@@ -78,20 +84,25 @@ def load_results(
     store = _open(os.fspath(path))
     try:
         _check_is_results(store)
-        frames = {name: _read_table(store, name, wanted=name in tables) for name in TABLES}
+        schemas = {**TABLES, "epochs": _narrowed(TABLES["epochs"], epoch_columns)}
+        frames, problems = {}, []
+        for name, schema in schemas.items():
+            try:
+                frames[name] = _read_table(store, name, schema, wanted=name in tables)
+            except ResultsError as error:
+                problems.append(str(error))
+        if problems:
+            raise ResultsError("\n".join(problems))
         return Results(path=store.path, **frames, studies=_read_studies(store))
     except OSError as error:
         raise ResultsError(f"can't read {store.path} ({one_line(error)})") from error
 
 
 def _open(path: str) -> _Store:
-    if "://" not in path:
-        return _Store(path, pafs.LocalFileSystem(), os.path.abspath(path))
     try:
-        filesystem, root = pafs.FileSystem.from_uri(path)
-    except (pa.ArrowInvalid, OSError) as error:
+        return _Store(path, *open_location(path))
+    except (ValueError, OSError) as error:
         raise ResultsError(f"can't open results at {path} ({one_line(error)})") from error
-    return _Store(path, filesystem, root.rstrip("/"))
 
 
 def _check_is_results(store: _Store) -> None:
@@ -105,9 +116,16 @@ def _check_is_results(store: _Store) -> None:
     )
 
 
-def _read_table(store: _Store, name: str, *, wanted: bool) -> pd.DataFrame:
+def _narrowed(schema: pa.Schema, columns: Collection[str] | None) -> pa.Schema:
+    if columns is None:
+        return schema
+    wanted = {"trial_id", "epoch", *columns}
+    return pa.schema([f for f in schema if f.name in wanted], metadata=schema.metadata)
+
+
+def _read_table(store: _Store, name: str, schema: pa.Schema, *, wanted: bool) -> pd.DataFrame:
     files = store.files(name, ".parquet") if wanted else []
-    return read_files(store.filesystem, files, TABLES[name]).to_pandas()
+    return read_files(store.filesystem, files, schema).to_pandas(self_destruct=True)
 
 
 def _read_studies(store: _Store) -> tuple[Study, ...]:

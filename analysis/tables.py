@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.bias_table import QUANTITIES as BIAS_QUANTITIES
 from analysis.bias_table import TITLES as BIAS_TITLES
 from analysis.bias_table import bias_table, family_trials
 from analysis.cells import (
@@ -31,9 +32,10 @@ from analysis.command_line import Parser
 from analysis.custom_table import DEFAULT_METRICS, custom_table
 from analysis.files import write_text
 from analysis.gaps import GapError, refuse_gaps
-from analysis.generalization_table import TITLES, generalization_table
+from analysis.generalization_table import QUANTITIES, TITLES, generalization_table
 from analysis.load import Results, ResultsError, load_results
 from analysis.render import EXTENSIONS, Table, render_tables
+from analysis.score_table import QUANTITIES as SCORE_QUANTITIES
 from analysis.score_table import TITLE, score_table
 from analysis.trace import trace_table
 
@@ -46,6 +48,11 @@ _STUDY = {
     "s8": "bias_init",
     "s9": "bias_decay",
 }
+_QUANTITIES = (*SCORE_QUANTITIES, *QUANTITIES[2], *QUANTITIES[3], *BIAS_QUANTITIES)
+# What the paper's tables take from the epochs; `accuracy_test` chooses the best epoch.
+EPOCH_COLUMNS = frozenset(
+    name for q in _QUANTITIES for name in (q.column, q.spread_column, "accuracy_test") if name
+)
 _BEST_NOTE = (
     "--select best: each trial at the epoch of its highest accuracy on the test set; chosen there, "
     "so too high for every loss"
@@ -157,7 +164,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables, or write them with --out; returns the exit code."""
     args = _parse_args(argv)
     try:
-        results = load_results(args.results, tables=("trials", "epochs"))
+        columns = EPOCH_COLUMNS | set(args.metric or DEFAULT_METRICS)
+        results = load_results(args.results, tables=("trials", "epochs"), epoch_columns=columns)
         tables = _wanted(results, args)
         traces = [trace_table(results, table) for table in tables if table.rows and args.trace]
         _emit([*tables, *traces], args.format, args.out)

@@ -71,7 +71,19 @@ def bad_trials(
 
 
 def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
-    """Tables and figures of everything in the store; where they are."""
+    """Tables and figures of everything in the store; where they are, or why they aren't."""
+    from analysis.load import ResultsError
+
+    try:
+        return _write_analysis(store, console)
+    except (OSError, ResultsError) as error:  # the trials are safe, and this can be made again
+        return {
+            "tables": f"could not be made ({error})",
+            "again": f"python -m analysis.tables --results {shlex.quote(store.location)}",
+        }
+
+
+def _write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     from analysis import drawing, figures, tables  # matplotlib is no part of planning a sweep
     from analysis.files import write_text
     from analysis.load import load_results

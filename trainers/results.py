@@ -15,15 +15,13 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from analysis.schema import TABLES
+from analysis.storage import open_location
 from trainers.atomic import PART_SUFFIX, write_atomic
 from trainers.lease import lease, remove_expired
 from trainers.registry import InputError
 
 Row = Mapping[str, Any]
 CHECKPOINTS: Final = "checkpoints"  # a folder for each trial that has not ended
-# 25 s of trying, with back-off. What pyarrow does by itself, the "standard" strategy, has a quota
-# of retries that a hundred failures use up; from then on each failure would be final.
-S3_RETRIES: Final = fs.AwsDefaultS3RetryStrategy(max_attempts=10)
 
 
 class ResultStore:
@@ -37,12 +35,7 @@ class ResultStore:
                 f"--results {self.location!r} is neither a folder nor a URI like s3://bucket/prefix"
             )
         try:
-            if "://" in self.location:
-                filesystem, self.root = fs.FileSystem.from_uri(self.location)
-                self.filesystem = _patient(filesystem)
-            else:
-                self.filesystem = fs.LocalFileSystem()
-                self.root = str(Path(self.location).resolve())
+            self.filesystem, self.root = open_location(self.location)
         except (ValueError, OSError, pa.ArrowInvalid) as error:
             raise InputError(f"--results {self.location}: {error}") from error
 
@@ -152,15 +145,6 @@ class ResultStore:
                 finally:
                     path.unlink(missing_ok=True)
                 return
-
-
-def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
-    """The same file system; S3 with more attempts, and with one request for a small file."""
-    if filesystem.type_name != "s3":
-        return filesystem
-    _, (options,) = filesystem.__reduce__()  # pyright: ignore[reportAssignmentType]
-    options |= {"allow_delayed_open": True, "retry_strategy": S3_RETRIES}
-    return fs.S3FileSystem(**options)
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

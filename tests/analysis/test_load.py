@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from analysis.load import ResultsError, load_results
+from analysis.parquet import read_files
 from analysis.schema import EPOCHS, FEATURES, TRIALS
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 
@@ -110,3 +111,38 @@ def test_importing_analysis_imports_neither_torch_nor_pandas() -> None:
     code = "import analysis, sys; print(any(m in sys.modules for m in ('torch', 'ray', 'pandas')))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_every_broken_file_is_named_at_once(store: Store) -> None:
+    ids = [store.add(COLLAPSE, {"accuracy_train": 1.0}, seed=seed) for seed in range(3)]
+    broken = [
+        store.root / "trials" / f"{ids[0]}.parquet",
+        store.root / "epochs" / f"{ids[1]}.parquet",
+        store.root / "epochs" / f"{ids[2]}.parquet",
+    ]
+    for path in broken:
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ResultsError) as caught:
+        load_results(store.root)
+    lines = str(caught.value).splitlines()
+    assert [line.split(" is not a whole")[0] for line in lines] == [str(path) for path in broken]
+
+
+def test_what_can_not_be_read_now_is_no_broken_file() -> None:
+    class Failing:
+        def open_input_stream(self, path: str) -> None:
+            raise OSError("AWS Error NETWORK_CONNECTION")
+
+    files = [f"bucket/trials/{i}.parquet" for i in range(30)]
+    with pytest.raises(ResultsError, match=r"can't be read now.*NETWORK") as caught:
+        read_files(Failing(), files, TRIALS)  # pyright: ignore[reportArgumentType]
+    lines = str(caught.value).splitlines()
+    assert "delete" not in lines[0]
+    assert (len(lines), lines[-1]) == (21, "and 10 more such files")
+
+
+def test_only_the_epoch_columns_that_are_needed(store: Store) -> None:
+    store.add(COLLAPSE, {"accuracy_train": 1.0, "nc1_train": 0.5})
+    results = load_results(store.root, epoch_columns=["nc1_train"])
+    assert sorted(results.epochs.columns) == ["epoch", "nc1_train", "trial_id"]
+    assert results.epochs["nc1_train"].tolist() == [0.5]

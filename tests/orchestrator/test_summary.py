@@ -1,9 +1,14 @@
 """The end of a sweep: what is printed of trials that failed, and of all."""
 
 from collections.abc import Callable
+from pathlib import Path
 
-from orchestrator.summary import LISTED, bad_trials, in_lines
+from rich.console import Console
+
+from orchestrator.summary import LISTED, bad_trials, in_lines, write_analysis
+from tests.analysis.recorded_store import CLASSIFICATION, Store
 from trainers.config import TrialConfig
+from trainers.results import ResultStore
 
 Tiny = Callable[..., TrialConfig]
 
@@ -67,3 +72,12 @@ def test_a_summary_never_breaks_a_command() -> None:
         "a       1",
         f"mlflow  {command}",
     ]
+
+
+def test_tables_that_can_not_be_written_end_no_sweep(tmp_path: Path) -> None:
+    store = Store(tmp_path / "results")
+    store.add(CLASSIFICATION, {"accuracy_test": 0.5})
+    (store.root / "tables").write_text("a file where a folder should be")
+    facts = write_analysis(ResultStore(store.root), Console(quiet=True))
+    assert facts["tables"].startswith("could not be made (")
+    assert facts["again"].startswith("python -m analysis.tables --results ")
