@@ -56,7 +56,7 @@ def test_a_sweep_leaves_results_and_nothing_else(home: Path, undisturbed: Rows) 
     assert {row["status"] for row in undisturbed["trials"]} == {"finished"}
     assert len(undisturbed["epochs"]) == 4 * 8
     assert len(pd.read_parquet(results / "epochs")) == 4 * 8
-    expected = {*TABLES, "checkpoints", "mlflow.db", "studies", "tables"}
+    expected = {*TABLES, "checkpoints", "mlflow.db", "figures", "studies", "tables"}
     assert {path.name for path in results.iterdir()} == expected
     assert list((results / "checkpoints").iterdir()) == []
     assert {path.name for path in home.iterdir()} >= {"study.yaml", "whole"}

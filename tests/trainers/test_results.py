@@ -13,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
+from analysis import storage
 from analysis.schema import SCHEMA_VERSION, TABLES
 from tests.s3_server import FAULTS, Faulty, serve
-from trainers import lease, results
+from trainers import lease
 from trainers.atomic import WriteError, write_atomic
 from trainers.registry import InputError
 from trainers.results import ResultStore
@@ -156,7 +157,7 @@ def test_an_object_store_that_is_gone_is_an_error(
     s3: Faulty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = fs.AwsDefaultS3RetryStrategy(max_attempts=2)
-    monkeypatch.setattr(results, "S3_RETRIES", once)
+    monkeypatch.setattr(storage, "S3_RETRIES", once)
     store = ResultStore("s3://bucket/run")
     s3.rate = 1
     with pytest.raises(WriteError, match="rows can't be written into bucket/run/trials: "):
