@@ -1,4 +1,4 @@
-"""Runs on a machine of the cluster, sent there over ssh: what it has, as JSON. Standard library only.
+"""Sent to a machine of the cluster over ssh: what it has, as JSON. Standard library only.
 
 python3 - '{"results": "/shared/results", "write": "name" | null, "read": "name" | null, ...}'
 """

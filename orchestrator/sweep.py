@@ -20,6 +20,7 @@ from orchestrator.command_line import parse_args
 from orchestrator.dry_run import show_plan, this_machine
 from orchestrator.ledger import forget, read_ledger
 from orchestrator.mlflow_runs import check_uri
+from orchestrator.nodes import check_nodes
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan_file import read_plan, rerun_command, write_plan
 from orchestrator.planning import Plan, check_plan, make_plan
@@ -221,6 +222,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
     with ExitStack() as stack:
         nodes = stack.enter_context(cluster(args, console)) if plan.to_do else []
         check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
+        if plan.to_do:
+            check_nodes(store)
         stack.enter_context(_only_sweep(store, console))
         plan = make_plan(args, store)  # again: another sweep may just have ended
         plan = measured(plan, args, store, console, nodes)

@@ -166,6 +166,8 @@ class _Rank:
         from trainers import distributed
 
         one_node = meet_at.startswith("file:")
+        if not one_node:
+            distributed.talk_through(get_node_ip_address())
         with distributed.join(
             meet_at, rank=rank, world_size=job["workers"], one_node=one_node
         ) as ranks:

@@ -44,14 +44,18 @@ class ResultStore:
         """Whether files are on a disk that this process can lock."""
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
+    def nearest_folder(self) -> Path:
+        """The folder of a local store, or the one above in which it would be made."""
+        nearest = Path(self.root)
+        while not nearest.exists():
+            nearest = nearest.parent
+        return nearest
+
     def check_writable(self) -> None:
         """Raises InputError if nothing can be written here. Leaves nothing behind."""
         try:
             if self.is_local:
-                nearest = Path(self.root)
-                while not nearest.exists():
-                    nearest = nearest.parent
-                with tempfile.TemporaryFile(dir=nearest):
+                with tempfile.TemporaryFile(dir=self.nearest_folder()):
                     pass
             else:
                 impatient, _ = fs.FileSystem.from_uri(self.location)  # a typing error is no outage

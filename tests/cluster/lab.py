@@ -77,10 +77,10 @@ class Lab:
         (own / "tmp").mkdir(parents=True)
         script = str(Path(__file__).with_name("node.sh"))
         kept = [str(self.root), str(ROOT), sys.prefix, sys.base_prefix]
-        unshare = ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--uts", "--ipc"]
+        command = ["ip", "netns", "exec", _space(name)]
+        command += "unshare --pid --fork --kill-child --mount --uts --ipc --mount-proc".split()
         self._firsts[name] = subprocess.Popen(
-            ["ip", "netns", "exec", _space(name), *unshare, "--mount-proc"]
-            + ["bash", script, name, ADDRESSES[name], *kept],
+            [*command, "bash", script, name, ADDRESSES[name], *kept],
             stdin=subprocess.DEVNULL,
             stdout=(own / "log").open("wb"),
             stderr=subprocess.STDOUT,
@@ -107,7 +107,11 @@ class Lab:
         """A command on a machine, in the login shell of its user."""
         pid = self._first_process(name)
         enter = ["nsenter", "--target", str(pid), "--all", "env", "-i", f"HOME={self.home}"]
-        enter += ["USER=root", "TERM=dumb", *(f"{key}={value}" for key, value in environment.items())]
+        enter += [
+            "USER=root",
+            "TERM=dumb",
+            *(f"{key}={value}" for key, value in environment.items()),
+        ]
         return subprocess.Popen(
             [*enter, "bash", "--login", "-c", f"cd ~ && {command}"],
             stdin=subprocess.DEVNULL,
