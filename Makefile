@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help sweep test test-fast lint format bench clean
+.PHONY: help sweep test test-fast test-cluster lint format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -19,7 +19,10 @@ test: $(VENV)/dev.stamp  ## all tests that this machine can run
 	$(BIN)/python -m pytest
 
 test-fast: $(VENV)/dev.stamp  ## the tests without Ray, in under two minutes
-	$(BIN)/python -m pytest -m "not slow and not ray"
+	$(BIN)/python -m pytest -m "not slow and not ray and not cluster"
+
+test-cluster: $(VENV)/dev.stamp  ## the tests on four machines made of namespaces; needs root
+	$(BIN)/python -m pytest tests/cluster
 
 lint: $(VENV)/dev.stamp  ## ruff and pyright
 	$(BIN)/ruff format --check .

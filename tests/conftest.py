@@ -10,6 +10,7 @@ from analysis.schema import TIME_COLUMNS
 from trainers.config import TrialConfig
 from trainers.results import ResultStore
 
+pytest_plugins = ["tests.undisturbed"]
 TINY: dict[str, Any] = {
     "dataset": "digits",
     "samples_per_class": 6,
@@ -34,8 +35,8 @@ def store(tmp_path: Path) -> ResultStore:
 
 
 def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What two runs of one trial must agree in."""
-    ignored = {*TIME_COLUMNS, "attempts"}
+    """What two runs of one trial must agree in. One may be of a commit, one of what became it."""
+    ignored = {*TIME_COLUMNS, "attempts", "git_commit"}
     return [{k: v for k, v in row.items() if k not in ignored} for row in rows]
 
 

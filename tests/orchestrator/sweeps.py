@@ -35,8 +35,10 @@ augment: da1+da2
 regularizer: global
 """
 TWO = ("--workers", "2", "--cpus-per-worker", "0.5")
+LONG = ("--no-mlflow", "--epochs", "30", "--max-concurrent", "2")
 TABLES = ("trials", "epochs", "scores", "features")
 Rows = dict[str, list[dict[str, Any]]]
+Same = Callable[[Path | str, Rows], None]
 
 
 def start(home: Path, name: str, *argv: str, study: str = "study.yaml") -> subprocess.Popen[str]:

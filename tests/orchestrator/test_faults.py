@@ -11,17 +11,17 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pyarrow import fs
 from ray.cluster_utils import Cluster
 
 from tests.orchestrator.sweeps import (
-    TABLES,
+    LONG,
     TWO,
     Rows,
+    Same,
     checkpoints,
     commands,
     finish,
@@ -38,9 +38,7 @@ ROUNDS = int(os.environ.get("FAULT_ROUNDS", "1"))
 SEED = int(os.environ.get("FAULT_SEED", "0"))
 WORKER, RANK = "ray::ImplicitFunc", "ray::_Rank"
 PLAIN = ("--no-mlflow", "--quiet")
-LONG = ("--no-mlflow", "--epochs", "30", "--max-concurrent", "2")
 DDP = (*PLAIN, *TWO, "--retries", "100")
-Same = Callable[[Path | str, Rows], None]
 Sweep = subprocess.Popen[str]
 rounds = pytest.mark.parametrize("number", range(ROUNDS))
 
@@ -48,21 +46,6 @@ rounds = pytest.mark.parametrize("number", range(ROUNDS))
 @pytest.fixture
 def chance(request: pytest.FixtureRequest) -> random.Random:
     return random.Random(f"{SEED} {request.node.name}")
-
-
-@pytest.fixture
-def same(without_times: Callable) -> Same:
-    def check(results: Path | str, expected: Rows) -> None:
-        found = rows(results)
-        for table in TABLES:
-            assert without_times(found[table]) == without_times(expected[table]), table
-        store = ResultStore(results)
-        selector = fs.FileSelector(store.root, recursive=True)
-        files = [i for i in store.filesystem.get_file_info(selector) if i.is_file and i.base_name]
-        assert [i.path for i in files if i.base_name.startswith(".")] == []
-        assert [i.path for i in files if "/checkpoints/" in i.path] == []
-
-    return check
 
 
 def kill(pids: list[int]) -> None:
@@ -121,13 +104,6 @@ def ends_after_its_epochs(sweep: Sweep, results: Path) -> None:
 
 
 ENDINGS = (kill_driver, kill_driver_and_workers, ctrl_c, terminate, ctrl_c_twice)
-
-
-@pytest.fixture(scope="module")
-def longer(home: Path) -> Rows:
-    """Trials that are not over before they were ended in every way."""
-    finish(start(home, "longer", *LONG))
-    return rows(home / "longer")
 
 
 @rounds
