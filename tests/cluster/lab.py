@@ -80,13 +80,14 @@ class Lab:
         command = ["ip", "netns", "exec", _space(name)]
         command += ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--uts", "--ipc"]
         command += ["--mount-proc"]
-        self._firsts[name] = subprocess.Popen(
-            [*command, "bash", script, name, ADDRESSES[name], *kept],
-            stdin=subprocess.DEVNULL,
-            stdout=(own / "log").open("wb"),
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+        with (own / "log").open("wb") as log:
+            self._firsts[name] = subprocess.Popen(
+                [*command, "bash", script, name, ADDRESSES[name], *kept],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         _wait_for(ready)
 
     def kill(self, name: str) -> None:

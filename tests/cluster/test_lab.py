@@ -91,7 +91,7 @@ class Cluster:
     def nodes(self) -> int:
         """How many machines Ray counts as alive."""
         script = (
-            "import logging, ray; ray.init('auto', logging_level=logging.ERROR, log_to_driver=False);"
+            "import ray; ray.init('auto', logging_level='ERROR', log_to_driver=False);"
             "print('alive', sum(node['Alive'] for node in ray.nodes()))"
         )
         done = self.lab.run("head", f"python -c {shlex.quote(script)}")
