@@ -39,7 +39,7 @@ _RECIPE_FIELDS = frozenset(
         "eval_dense",
     )
 )
-_NEVER_VARIANT = frozenset(("seed", "num_classes", *_BLOCK_FIELDS))
+_NEVER_VARIANT = frozenset(("seed", *_BLOCK_FIELDS))
 
 
 def measured_trials(results: Results, *, select: str = LAST) -> pd.DataFrame:

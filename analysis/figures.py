@@ -27,7 +27,7 @@ from analysis.cells import (
     measured_trials,
     theory_trials,
 )
-from analysis.command_line import Parser
+from analysis.command_line import Parser, run_main
 from analysis.delta_figure import delta_figure
 from analysis.drawing import STYLES, save, style
 from analysis.families import CELL_FIELDS
@@ -150,7 +150,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def entry() -> None:
     """The installed command `collapse-figures`."""
-    sys.exit(main())
+    sys.exit(run_main(main))
 
 
 if __name__ == "__main__":

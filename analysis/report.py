@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis import figures
 from analysis.cells import FINISHED, NOT_STARTED, measured_trials
-from analysis.command_line import Parser
+from analysis.command_line import Parser, run_main
 from analysis.drawing import as_bytes
 from analysis.files import write_text
 from analysis.load import Results, ResultsError, load_results
@@ -210,7 +210,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def entry() -> None:
     """The installed command `collapse-report`."""
-    sys.exit(main())
+    sys.exit(run_main(main))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from analysis.cells import (
     network_trials,
     theory_trials,
 )
-from analysis.command_line import Parser
+from analysis.command_line import Parser, run_main
 from analysis.custom_table import DEFAULT_METRICS, custom_table
 from analysis.files import write_text
 from analysis.gaps import GapError, refuse_gaps
@@ -254,7 +254,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def entry() -> None:
     """The installed command `collapse-tables`."""
-    sys.exit(main())
+    sys.exit(run_main(main))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.cells import FINISHED, UFM, measured_trials, theory_trials
-from analysis.command_line import Parser
+from analysis.command_line import Parser, run_main
 from analysis.files import write_text
 from analysis.load import Results, ResultsError, load_results
 from analysis.minima import Minimum, alpha_bias, minimum, theorem2_point
@@ -111,7 +111,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def entry() -> None:
     """The installed command `collapse-theory`."""
-    sys.exit(main())
+    sys.exit(run_main(main))
 
 
 if __name__ == "__main__":

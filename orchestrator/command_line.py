@@ -24,6 +24,13 @@ def _number_or_auto(text: str) -> float | str:
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor {AUTO}") from None
 
 
+def _whole_or_auto(text: str) -> int | str:
+    try:
+        return text if text == AUTO else int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a whole number nor {AUTO}") from None
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command line, as `docs` and `--help` have it."""
     parser = Parser(
@@ -48,8 +55,9 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="run a few steps of each kind of trial that never ran, for the estimate")  # fmt: skip
     add("--rerun", choices=("failed", "diverged", "all"), help="run these again too")
     add("--max-concurrent", type=int, metavar="N", help="trials at once; default: what fits")
-    add("--workers", type=int, metavar="N",
-        help="processes that share a trial, by DDP; default: 1")  # fmt: skip
+    add("--workers", type=_whole_or_auto, metavar="N",
+        help="processes that share a trial, by DDP; auto: as many as leave nothing idle; "
+        "default: 1")  # fmt: skip
     add("--cpus-per-worker", type=float, metavar="N", help="default: 1")
     add("--gpus-per-worker", type=_number_or_auto, metavar="N",
         help="a fraction lets trials share a GPU, auto measures which; default: 1 where there "

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from analysis.schema import TABLES
 from orchestrator.estimate import wall_seconds
+from orchestrator.packing import slots_on
 from orchestrator.planning import Plan
 from orchestrator.progress import duration
 from orchestrator.slots import Node, Slot, at_once
@@ -89,7 +90,7 @@ def _costs(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> Itera
         seconds |= {
             i: plan.ledger.costs[kind].seconds_per_epoch * plan.trials[i].epochs for i in ids
         }
-    slots = {i: plan.slots[i].on(nodes) for i in plan.to_do}
+    slots = slots_on(plan, nodes)
     fitting = min(at_once(slot, nodes) for slot in dict.fromkeys(slots.values()))
     together = max(min(fitting, args.max_concurrent or fitting, len(seconds)), 1)
     probed = sum(kind in plan.ledger.probed for kind in plan.kinds)
@@ -100,8 +101,8 @@ def _costs(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> Itera
         f"estimated wall time: {duration(wall_seconds(seconds.values(), together))} with "
         f"{together} at once, from the time per epoch of {basis}"
     )
-    cpu_s = sum(s * slots[i].workers * slots[i].cpus for i, s in seconds.items())
-    gpu_s = sum(s * slots[i].workers * float(slots[i].gpus or 0) for i, s in seconds.items())
+    cpu_s = sum(s * int(slots[i].workers) * slots[i].cpus for i, s in seconds.items())
+    gpu_s = sum(s * int(slots[i].workers) * float(slots[i].gpus or 0) for i, s in seconds.items())
     hours = f"{gpu_s / 3600:.3g} GPU-hours, " if gpu_s else ""
     yield f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
 

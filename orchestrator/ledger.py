@@ -36,7 +36,8 @@ KIND: Final = (
     "compile",
 )
 COLUMNS: Final = (
-    "trial_id", "status", "reason", "epochs_done", "train_s", "eval_s", "peak_memory_bytes", *KIND,
+    "trial_id", "status", "reason", "epochs_done", "train_s", "eval_s", "peak_memory_bytes",
+    "device", "world_size", *KIND,
 )  # fmt: skip
 Kind = tuple[Any, ...]
 
@@ -80,11 +81,18 @@ class Ledger:
         measured = {
             kind: Cost(
                 sum((r["train_s"] + r["eval_s"]) / r["epochs_done"] for r in rows) / len(rows),
-                max(r["peak_memory_bytes"] or 0 for r in rows) or None,
+                _peak(rows)
+                or (self.probed[kind].peak_memory_bytes if kind in self.probed else None),
             )
             for kind, rows in alike.items()
         }
         return {**self.probed, **measured}
+
+
+def _peak(rows: Iterable[Mapping[str, Any]]) -> int | None:
+    """The most that one worker took of a GPU; None if none of these ran so."""
+    alone = (r for r in rows if r["device"] != "cpu" and r["world_size"] == 1)
+    return max((r["peak_memory_bytes"] or 0 for r in alone), default=0) or None
 
 
 def read_ledger(store: ResultStore) -> Ledger:

@@ -23,6 +23,7 @@ MARKER: Final = "train_loss"  # every row has it: its history tells which epochs
 # MLflow takes 1,000 metrics in a request, and a row has as many as the table has columns.
 ROWS_PER_BATCH: Final = 1000 // len(EPOCHS)
 TAGS: Final = ("status", "reason", "git_commit", "version_torch", "device")
+BEGUN: Final = "started_at"  # tells a trial that was run again from what it was before
 ENDINGS: Final = {"finished": "FINISHED", "failed": "FAILED", "diverged": "FAILED"}
 NOT_METRICS: Final = ("trial_id", "epoch")
 SCHEMES: Final = ("http", "https", "sqlite", "postgresql", "mysql", "mssql", "databricks")
@@ -72,10 +73,18 @@ class Runs:
         self._log(run_id, epochs, rows)
 
     def close(self, study: str, trial: Row, rows: Sequence[Row]) -> None:
-        """Log what is missing of a trial, given by its row, and end its run."""
-        trial_id = trial["trial_id"]
+        """Log what is missing of a trial, given by its row, and end its run.
+
+        MLflow forgets no metric: the run of a trial that was begun anew is made anew.
+        """
+        trial_id, begun = trial["trial_id"], str(trial.get(BEGUN))
+        run_id, _ = self._open_runs.get(trial_id) or self._open(study, trial, trial_id)
+        if self._client.get_run(run_id).data.tags.get(BEGUN, begun) != begun:
+            self._client.delete_run(run_id)
+            del self._open_runs[trial_id]
         self.send(study, trial, trial_id, rows)
         run_id, _ = self._open_runs.pop(trial_id)
+        self._client.set_tag(run_id, BEGUN, begun)
         for tag in TAGS:
             if trial.get(tag) is not None:
                 self._client.set_tag(run_id, tag, str(trial[tag]))
@@ -162,6 +171,11 @@ def check_uri(uri: str) -> None:
         raise InputError(
             f"--tracking-uri {uri!r} must begin with one of "
             f"{', '.join(each + ':' for each in SCHEMES)}"
+        )
+    if scheme == "sqlite" and "?" in rest:  # what follows it would be an option, not the path
+        raise InputError(
+            f"{uri} has a question mark in its path, which SQLite's address can't hold; use "
+            "another --results, another --tracking-uri, or --no-mlflow"
         )
     path = Path(rest.removeprefix("///"))
     if scheme == "sqlite" and path.is_file() and path.stat().st_size:

@@ -20,7 +20,12 @@ def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind
     some = any(node.get("GPU", 0) for node in nodes)
     shared = {kind: i for kind, i in firsts.items() if some and plan.slots[i].gpus == AUTO}
     asked = firsts if all_kinds else shared
-    unknown = {kind: i for kind, i in asked.items() if kind not in plan.ledger.costs}
+    costs = plan.ledger.costs
+    unknown = {
+        kind: i
+        for kind, i in asked.items()
+        if kind not in costs or (kind in shared and costs[kind].peak_memory_bytes is None)
+    }
     if shared and not unknown:  # how much memory a GPU has isn't in the ledger
         return dict([next(iter(shared.items()))])
     return unknown
@@ -29,7 +34,12 @@ def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind
 def slots_on(plan: Plan, nodes: Sequence[Node]) -> dict[str, Slot]:
     """What each trial that is to run takes of these nodes."""
     return {
-        i: plan.slots[i].on(nodes, shared=_share(plan, kind))
+        i: plan.slots[i].on(
+            nodes,
+            shared=_share(plan, kind),
+            trials=len(plan.to_do),
+            most=plan.trials[i].batch_size,
+        )
         for kind, ids in plan.kinds.items()
         for i in ids
     }

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from orchestrator.estimate import by_kind, running_order
 from orchestrator.ledger import Cost, Kind, Ledger, read_ledger
-from orchestrator.slots import SLOT_KEYS, Slot
+from orchestrator.slots import AUTO, SLOT_KEYS, Slot, parse_slot
 from orchestrator.study import Study, check_excludes, expand, load_study, override, parse_yaml
 from trainers.config import TrialConfig
 from trainers.registry import InputError, load_plugins
@@ -25,9 +25,6 @@ LEAST: Final = {
     "epochs": 1,
     "max_concurrent": 1,
     "retries": 0,
-    "workers": 1,
-    "cpus_per_worker": 0.01,  # Ray counts in ten-thousandths
-    "gpus_per_worker": 0,
 }
 
 
@@ -99,11 +96,17 @@ def _slot(study: Study, config: TrialConfig, args: argparse.Namespace) -> Slot:
     return replace(study.slot(config) or Slot(), **given)
 
 
+def _check_slot(args: argparse.Namespace) -> None:
+    given = {key: getattr(args, key) for key in SLOT_KEYS if getattr(args, key) is not None}
+    parse_slot(given, where="the command line")
+
+
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
     for name, least in LEAST.items():
         value = getattr(args, name)
         if isinstance(value, int | float) and not value >= least:
             raise InputError(f"--{name.replace('_', '-')} {value:g} must be at least {least:g}")
+    _check_slot(args)
     settings: dict[str, Any] = {}
     for text in args.settings:
         key, equals, value = text.partition("=")
@@ -133,6 +136,7 @@ def check_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
         from trainers.check import check_trials, check_workers  # takes torch, which takes seconds
 
         for i in plan.to_do:
-            check_workers(plan.trials[i], plan.slots[i].workers)
+            if (workers := plan.slots[i].workers) != AUTO:
+                check_workers(plan.trials[i], workers)
         configs = [plan.trials[i] for i in plan.to_do]
         check_trials(configs, data_dir=args.data_dir.resolve(), download=args.download)

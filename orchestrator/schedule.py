@@ -72,10 +72,10 @@ def connect(address: str | None) -> list[Node]:
 
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, ValueError) as error:
+    except (OSError, ValueError) as error:  # OSError: also a TMPDIR too long for a socket's name
         raise InputError(
-            f"no Ray cluster answers ({' '.join(str(error).split())[:200]}); start it, or use "
-            "--address local for one inside this process"
+            f"no Ray cluster answers or starts ({' '.join(str(error).split())[:200]}); start one, "
+            "or use --address local for one inside this process"
         ) from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's would end without a word
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -102,28 +102,33 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def probe(jobs: "Mapping[Kind, Job]", slots: "Mapping[Kind, Slot]") -> "dict[Kind, Probe]":
+def probe(
+    jobs: "Mapping[Kind, Job]", slots: "Mapping[Kind, Slot]"
+) -> "tuple[dict[Kind, Probe], list[str]]":
     """Measure a trial of each kind, one worker with a whole GPU if there are any.
 
-    Raises InputError for one that fails.
+    Also gives why others could not be: what fails here fails there, as one bad trial of many.
     """
     import ray
     from ray.exceptions import RayError
 
     from trainers.ray_worker import probe as probe_one
 
-    measured = {}
+    under_way: dict[Kind, Any] = {}
     for kind, job in jobs.items():
         slot = slots[kind]
         # A process for each, so that none's memory is another's.
         task: Any = ray.remote(max_calls=1)(probe_one)
         task = task.options(num_cpus=slot.cpus, num_gpus=float(bool(slot.gpus)))
-        measured[kind] = task.remote(job)
-    try:
-        return dict(zip(measured, ray.get(list(measured.values())), strict=True))
-    except RayError as error:
-        last = str(error).strip().splitlines()[-1]
-        raise InputError(f"a few steps of a trial failed: {last}") from error
+        under_way[kind] = task.remote(job)
+    measured: dict[Kind, Probe] = {}
+    failures = []
+    for kind, answer in under_way.items():
+        try:
+            measured[kind] = ray.get(answer)
+        except RayError as error:
+            failures.append(f"{jobs[kind]['trial_id']}: {str(error).strip().splitlines()[-1]}")
+    return measured, failures
 
 
 def run(
@@ -146,6 +151,7 @@ def run(
 
     def bundles(params: dict[str, Any]) -> tune.PlacementGroupFactory:
         slot = slots[params["job"]["trial_id"]]
+        assert not isinstance(slot.workers, str)
         # Ranks are actors in their trial's bundles; it waits for them and takes nothing itself.
         waiting = [{}] if slot.workers > 1 else []
         return tune.PlacementGroupFactory([*waiting, *([slot.bundle()] * slot.workers)])

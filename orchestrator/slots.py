@@ -10,6 +10,7 @@ from trainers.registry import InputError
 AUTO: Final = "auto"
 HEAD_ROOM: Final = 1.25  # over the measured peak: fragments, and what a library takes later
 CONTEXT_BYTES: Final = 600 * 2**20  # of a GPU, for each process that uses it, outside PyTorch
+RESOLUTION: Final = 1e-4  # Ray counts no finer
 Node = Mapping[str, float]  # a node's resources by Ray's names
 
 
@@ -17,16 +18,26 @@ Node = Mapping[str, float]  # a node's resources by Ray's names
 class Slot:
     """CPUs and GPUs of a trial: `workers` processes with so many of each."""
 
-    workers: int = 1
+    workers: int | Literal["auto"] = 1  # auto: as many as leave no part of the cluster idle
     cpus: float = 1
     gpus: float | Literal["auto"] | None = None  # None: a whole one where there are any
 
-    def on(self, nodes: Sequence[Node], *, shared: float = 1.0) -> "Slot":
-        """The same with a number of GPUs: what None and auto (`shared`) are on these nodes."""
-        if isinstance(self.gpus, float | int):
-            return self
-        there = any(node.get("GPU", 0) > 0 for node in nodes)
-        return replace(self, gpus=(shared if self.gpus == AUTO else 1.0) if there else 0.0)
+    def on(
+        self, nodes: Sequence[Node], *, shared: float = 1.0, trials: int = 1, most: int = 1
+    ) -> "Slot":
+        """The same in numbers: what None and auto are on these nodes.
+
+        GPUs that are auto are `shared`; workers, what `trials` that run together leave to each, up
+        to `most`.
+        """
+        slot = self
+        if not isinstance(slot.gpus, float | int):
+            there = any(node.get("GPU", 0) > 0 for node in nodes)
+            slot = replace(slot, gpus=(shared if slot.gpus == AUTO else 1.0) if there else 0.0)
+        if slot.workers == AUTO:
+            all_of_them = at_once(replace(slot, workers=1), nodes)
+            slot = replace(slot, workers=max(min(all_of_them // trials, most), 1))
+        return slot
 
     def bundle(self) -> dict[str, float]:
         """A worker's resources by Ray's names, without those that it takes none of."""
@@ -36,6 +47,7 @@ class Slot:
 
 def at_once(slot: Slot, nodes: Sequence[Node]) -> int:
     """How many such trials fit on these nodes."""
+    assert not isinstance(slot.workers, str)
     return sum(_workers_on(node, slot.bundle()) for node in nodes) // slot.workers
 
 
@@ -51,6 +63,7 @@ def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
     for slot in dict.fromkeys(slots):
         if at_once(slot, nodes):
             continue
+        assert not isinstance(slot.workers, str)
         for name, amount in slot.bundle().items():
             total = sum(node.get(name, 0) for node in nodes)
             wanted = amount * slot.workers
@@ -79,6 +92,13 @@ def gpu_share(peak_bytes: int, total_bytes: int) -> float:
     return math.floor(1e4 / max(k, 1)) / 1e4  # Ray's resolution
 
 
+def _check_amount(name: str, value: float, told: str) -> None:
+    if not _LEAST[name] <= value < math.inf:
+        raise InputError(f"{told} must be at least {_LEAST[name]:g}, and finite")
+    if name == "gpus" and (0 < value < RESOLUTION or (value > 1 and value % 1)):
+        raise InputError(f"{told} must be 0, a part of one GPU from {RESOLUTION:g}, or whole ones")
+
+
 SLOT_KEYS: Final = {"workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
 _LEAST: Final = {"workers": 1, "cpus": 0.01, "gpus": 0}
 
@@ -88,14 +108,13 @@ def parse_slot(keys: Mapping[str, Any], where: str) -> Slot:
     values: dict[str, Any] = {}
     for key, value in keys.items():
         name = SLOT_KEYS[key]
-        if name == "gpus" and value == AUTO:
+        if name in ("gpus", "workers") and value == AUTO:
             values[name] = AUTO
             continue
         whole = name == "workers"
         if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
             kind = "a whole number" if whole else "a number"
             raise InputError(f"{where}: {key}={value!r} must be {kind}")
-        if not _LEAST[name] <= value < math.inf:
-            raise InputError(f"{where}: {key}={value:g} must be at least {_LEAST[name]:g}")
+        _check_amount(name, value, f"{where}: {key}={value:g}")
         values[name] = value if whole else float(value)
     return Slot(**values)

@@ -46,6 +46,10 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: list[Any] = []
         for key_node, _ in node.value:
+            if (
+                key_node.tag == "tag:yaml.org,2002:merge"
+            ):  # `<<: *other`, which our own keys override
+                continue
             key = self.construct_object(key_node, deep=True)
             if key in seen:
                 raise yaml.constructor.ConstructorError(
@@ -55,6 +59,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# A name such as 2020-01-01 is no date, as YAML 1.2 has it.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
@@ -72,6 +81,8 @@ def load_study(name: str) -> Study:
     """Read a shipped study by name, or a user's by its path. Raises InputError."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
         path = Path(name)
+        if path.name.startswith((".", "_")):  # as readers of Parquet have it, that is a hidden file
+            raise InputError(f"study {name}: its name must begin with neither a dot nor _")
         try:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -92,7 +103,8 @@ def parse_yaml(text: str, *, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{where}{line}: malformed YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # Also a value that isn't what its tag says, or an alias inside itself.
         raise InputError(f"{where}: malformed YAML: {' '.join(str(error).split())}") from error
 
 

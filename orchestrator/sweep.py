@@ -7,6 +7,7 @@ import argparse
 import gc
 import os
 import shlex
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +16,10 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports: nothing to save or to show
+
+from analysis.command_line import run_main
 from orchestrator import schedule
 from orchestrator.command_line import parse_args
 from orchestrator.dry_run import show_plan, this_machine
@@ -96,7 +101,7 @@ def run_plan(
     if args.rerun == "all":  # only now: nothing that the user can get wrong comes after this
         forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
     to_do = {i: plan.trials[i] for i in plan.to_do}
-    sizes = {i: slot.workers * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
+    sizes = {i: int(slot.workers) * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
     tally = Tally(to_do, plan.kinds, sizes=sizes, before=plan.ledger.costs)
     with SweepProgress(tally, console=console) as progress:
         listener = Listener(to_do, store, progress, mirror)
@@ -122,9 +127,9 @@ def run_plan(
 @contextmanager
 def cluster(args: argparse.Namespace, console: Console) -> Iterator[Sequence[Node]]:
     """The nodes of the cluster, connected. Raises InputError if there is none."""
-    with console.status("starting Ray"):
-        nodes = schedule.connect(args.address)
     try:
+        with console.status("starting Ray"):
+            nodes = schedule.connect(args.address)
         yield nodes
     finally:
         schedule.disconnect()
@@ -146,7 +151,12 @@ def measured(
         slots[kind] = plan.slots[i].on(nodes)
         jobs[kind] = _job(i, slots[kind], plan, args, store)
     with console.status(f"running a few steps of {len(jobs)} kinds of trials"):
-        probes = schedule.probe(jobs, slots)
+        probes, failures = schedule.probe(jobs, slots)
+    for failure in failures:
+        line = f"warning: not measured, since a few steps fail: {failure}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    if not probes:
+        return plan
     plan = plan.with_probes(probes)
     shares = {f"{slot.gpus:g}" for slot in slots_on(plan, nodes).values() if slot.gpus}
     line = f"{len(probes)} kinds of trials measured"
@@ -246,7 +256,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         facts |= {"slots busy": tally.busy(wall_s)} if tally else {}
         facts |= write_analysis(store, console)
         if not args.no_mlflow:
-            facts["mlflow"] = f"mlflow ui --backend-store-uri {tracking_uri(args, store)}"
+            uri = shlex.quote(tracking_uri(args, store))
+            facts["mlflow"] = f"mlflow ui --backend-store-uri {uri}"
         all_finished = show_summary(plan, read_ledger(store), args, facts)
         return OK if all_finished else SOME_FAILED
 
@@ -290,7 +301,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> NoReturn:
     """The console command."""
     collect_garbage_seldom()
-    code = main()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    code = run_main(main)
     gc.freeze()  # or Python's last act is to look through everything once more, for over a second
     raise SystemExit(code)
 

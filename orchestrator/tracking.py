@@ -7,6 +7,7 @@ python -m orchestrator.tracking rebuild    makes all of it again from the Parque
 """
 
 import argparse
+import shlex
 import sys
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any, Final, NoReturn
 from rich.console import Console
 from rich.progress import track
 
+from analysis.command_line import run_main
 from analysis.load import load_results
 from analysis.plan import ResultsError
 from orchestrator.mlflow_runs import Row, Runs, check_uri
@@ -115,9 +117,6 @@ class Mirror:
                 else:
                     self._over.wait(pause_s)
 
-    def _some(self) -> bool:
-        return bool(self._pending or self._unchecked)
-
     def _send_next(self) -> None:
         self._runs = self._runs or Runs(self._uri)
         if self._unchecked:
@@ -156,11 +155,18 @@ def rebuild(store: ResultStore, uri: str, console: Console) -> int:
     plan = results.plan.sort_values("study").drop_duplicates("trial_id")
     study_of = dict(zip(plan["trial_id"], plan["study"], strict=True))
     ended = results.trials.loc[results.trials["status"] != "running", "trial_id"]
-    runs = Runs(uri)
-    for trial_id in track(list(ended), "trials", console=console):
-        (trial,) = store.read_rows("trials", trial_id)
-        study = study_of.get(trial_id) or trial["dataset"]  # a single trial is in no study
-        runs.close(study, trial, store.read_rows("epochs", trial_id))
+    from mlflow.exceptions import MlflowException
+
+    try:
+        runs = Runs(uri)
+        for trial_id in track(list(ended), "trials", console=console):
+            (trial,) = store.read_rows("trials", trial_id)
+            study = study_of.get(trial_id) or trial["dataset"]  # a single trial is in no study
+            runs.close(study, trial, store.read_rows("epochs", trial_id))
+    except MlflowException as error:
+        raise InputError(
+            f"MLflow at {uri} refuses: {' '.join(str(error).split())[:300]}"
+        ) from error
     return len(ended)
 
 
@@ -184,13 +190,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{count} trials are in MLflow: mlflow ui --backend-store-uri {uri}")
+    print(f"{count} trials are in MLflow: mlflow ui --backend-store-uri {shlex.quote(uri)}")
     return 0
 
 
 def entry() -> NoReturn:
     """The console command."""
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ _REFUSED: Final = {
     "num_classes": "comes from the field num_classes",
     "in_chans": "comes from the field dataset",
     "img_size": "comes from the field image_size",
+    "pretrained_cfg": "names files, whose contents a trial's id can't hold; see pretrained",
+    "pretrained_cfg_overlay": "names files, whose contents a trial's id can't hold; see pretrained",
     "checkpoint_path": "names a file, whose contents a trial's id can't hold; see pretrained",
 }
 

@@ -22,7 +22,7 @@ def check_trials(configs: Sequence[TrialConfig], *, data_dir: Path, download: bo
 
     Fetches data that are missing, into `data_dir` if `download` allows it.
     """
-    _each_kind(configs, ("loss", "loss_kwargs", "num_classes"), _check_loss)
+    _each_kind(configs, ("loss", "loss_kwargs", "num_classes", "augment"), _check_loss)
     _each_kind(configs, OPTIMIZER_FIELDS, check_optimizer_builds)
     _each_kind(configs, MODEL_FIELDS, check_model_builds)
     check_data(configs, data_dir=data_dir, download=download)
@@ -48,4 +48,5 @@ def _each_kind(
 
 def _check_loss(config: TrialConfig) -> None:
     assert config.num_classes is not None  # a TrialConfig is complete
-    check_loss(config.loss, config.loss_kwargs, num_classes=config.num_classes)
+    soft = "da2" in config.augment
+    check_loss(config.loss, config.loss_kwargs, num_classes=config.num_classes, soft=soft)

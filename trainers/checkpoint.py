@@ -59,7 +59,8 @@ def load(store: ResultStore, trial_id: str) -> State:
                 f"{trial_id}: {name} is unreadable ({error}); using the one before", file=sys.stderr
             )
             continue
-        found = content.get("trial_id"), content.get("format")
+        known = content if isinstance(content, dict) else {}
+        found = known.get("trial_id"), known.get("format")
         if found != (trial_id, FORMAT):
             raise ValueError(
                 f"{CHECKPOINTS}/{trial_id}/{name} is of trial {found[0]}, format {found[1]}, not "

@@ -24,12 +24,13 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 DEFAULT_LAMBDA: Final = 5e-4
+KWARGS: Final = ("model_kwargs", "loss_kwargs", "optimizer_kwargs")
 LAMBDAS: Final = ("lambda_w", "lambda_h", "lambda_b")
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, lt=2**31)]  # what the results' columns hold
 
 
 class TrialConfig(BaseModel):
@@ -71,7 +72,9 @@ class TrialConfig(BaseModel):
     precision: Precision = "fp32"  # of the forward pass; weights and metrics are never reduced
     compile: bool = False  # by torch.compile, if there are steps enough to be worth its minute
     eval_every: Count = 1
-    eval_dense: Annotated[int, Field(ge=0)] = 0  # epochs at the start that are all evaluated
+    eval_dense: Annotated[int, Field(ge=0, lt=2**31)] = (
+        0  # epochs at the start that are all evaluated
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
     @classmethod
@@ -94,6 +97,8 @@ class TrialConfig(BaseModel):
         for key, value in filled.items():
             if isinstance(value, bool) and key != "compile":  # pydantic takes it for 0 or 1
                 raise InputError(f"{key}={value} must be a number or a name, not true or false")
+        for key in KWARGS:
+            _check_plain(key, filled.get(key))
         dataset, recipe = filled.get("dataset"), RECIPES.get(str(filled.get("optimizer")))
         with suppress(InputError):  # which the check of names raises
             facts = find_dataset(str(dataset))
@@ -216,9 +221,19 @@ class TrialConfig(BaseModel):
     def row(self) -> dict[str, Any]:
         """The config as columns of `analysis.schema.CONFIG_FIELDS`; dictionaries as JSON text."""
         fields = self.model_dump()
-        for name in ("model_kwargs", "loss_kwargs", "optimizer_kwargs"):
+        for name in KWARGS:
             fields[name] = json.dumps(_shortest(fields[name]), sort_keys=True)
         return fields
+
+
+def _check_plain(field: str, value: object) -> None:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{field} must hold names, finite numbers, true, false, lists and mappings alone: "
+            f"{error}"
+        ) from error
 
 
 def _named(field: str, name: str, check: Callable[[str], object]) -> None:
@@ -237,8 +252,10 @@ def _first(error: ValidationError) -> str:
         return f"{first.get('ctx', {}).get('error')}{more}"
     if first["type"] == "missing":
         return f"{field} is missing; give it a value{more}"
-    message = first["msg"].removeprefix("Input should be ")
-    return f"{field}={first['input']!r} must be {message}{more}"
+    told = first["msg"]
+    accepted = told.removeprefix("Input should be ")
+    said = f"must be {accepted}" if accepted != told else f"can't be taken: {told}"
+    return f"{field}={first['input']!r} {said}{more}"
 
 
 def _shortest(value: Any) -> Any:

@@ -228,10 +228,12 @@ def _quotas(config: TrialConfig, counts_K: NDArray[np.int64]) -> NDArray[np.int6
 
     With an imbalance r they fall as r^(-k / (K - 1)), as in Cui et al. 2019.
     """
-    most = np.full(len(counts_K), config.samples_per_class or counts_K.max())
     if config.imbalance is None:
-        return most
-    decay = config.imbalance ** (-np.arange(len(most)) / (len(most) - 1))
+        return np.full(len(counts_K), config.samples_per_class or counts_K.max())
+    decay = config.imbalance ** (-np.arange(len(counts_K)) / (len(counts_K) - 1))
+    most = config.samples_per_class or int(
+        (counts_K / decay).min()
+    )  # no class has fewer than asked
     return np.rint(most * decay).clip(1).astype(np.int64)
 
 

@@ -14,6 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from trainers.registry import InputError
+
 T = TypeVar("T")
 SIOCGIFADDR: Final = 0x8915  # of Linux's ioctl: the address of an interface
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # all of its kinds, as torch's own code names them
@@ -81,21 +83,32 @@ def alone() -> Ranks:
     return Ranks(default_device())
 
 
+def world_size() -> int:
+    """How many processes torchrun started; 1 without it. Raises InputError for half a torchrun."""
+    if "WORLD_SIZE" not in os.environ:
+        return 1
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        value = os.environ.get(name, "")
+        if not value.isdigit():
+            raise InputError(
+                f"WORLD_SIZE is set and {name} is {value!r}, no number; start it with torchrun, or "
+                "unset WORLD_SIZE"
+            )
+    return int(os.environ["WORLD_SIZE"])
+
+
 @contextmanager
 def from_environment() -> Iterator[Ranks]:
     """One of the processes that torchrun started, or a process by itself."""
-    environment = os.environ
-    world_size = int(environment.get("WORLD_SIZE", "1"))
-    if world_size == 1:
+    if world_size() == 1:
         yield alone()
         return
-    here = int(environment.get("LOCAL_WORLD_SIZE", "0"))
     with join(
         "env://",
-        rank=int(environment["RANK"]),
-        world_size=world_size,
-        local_rank=int(environment.get("LOCAL_RANK", "0")),
-        one_node=here == world_size,
+        rank=int(os.environ["RANK"]),
+        world_size=world_size(),
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        one_node=int(os.environ["LOCAL_WORLD_SIZE"]) == world_size(),
     ) as ranks:
         yield ranks
 

@@ -86,6 +86,11 @@ def _reason(error: Exception, config: TrialConfig) -> str:
     if isinstance(error, InputError):
         return str(error)
     text = f"{type(error).__name__}: {error}"
+    if "Expected more than 1 value per channel" in text:
+        return (
+            f"batch_size={config.batch_size} leaves a batch of one sample, which BatchNorm can't "
+            f"take where the image has become a pixel; choose another ({text})"
+        )
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
         return (
             f"out of memory at batch_size={config.batch_size}; use a smaller one, more workers for "

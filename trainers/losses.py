@@ -72,8 +72,12 @@ def mean_squared_error(logits: Tensor, targets: Tensor) -> Tensor:
     return _mean(0.5 * (logits - _soft(targets, logits)).square().sum(), logits)
 
 
-def check_loss(name: str, kwargs: Mapping[str, Any], *, num_classes: int) -> None:
+def check_loss(
+    name: str, kwargs: Mapping[str, Any], *, num_classes: int, soft: bool = False
+) -> None:
     """Try a loss, built-in or the user's, on a small batch with a study's `loss_kwargs`.
+
+    With `soft`, targets are as Mixup makes them, (2, K), and not class ids.
 
     Raises InputError, naming the loss and what it accepts, if they don't fit or it fails.
     """
@@ -87,15 +91,16 @@ def check_loss(name: str, kwargs: Mapping[str, Any], *, num_classes: int) -> Non
             f"loss_kwargs={dict(kwargs)} don't fit loss={name}: {error}; it accepts {accepted}"
         ) from error
     logits = torch.zeros(2, num_classes, requires_grad=True)
+    targets = torch.full((2, num_classes), 1 / num_classes) if soft else torch.arange(2)
     try:
-        value = loss(logits, torch.arange(2), **kwargs)
+        value = loss(logits, targets, **kwargs)
     except InputError as error:
         raise InputError(f"loss={name}: {error}") from error
     except Exception as error:  # the user's code can raise anything
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"loss={name} with loss_kwargs={dict(kwargs)} fails on logits (2, {num_classes}) and "
-            f"targets (2,): {reason}; correct the study or the loss"
+            f"targets {tuple(targets.shape)}: {reason}; correct the study or the loss"
         ) from error
     if not (isinstance(value, Tensor) and value.shape == () and value.requires_grad):
         raise InputError(f"loss={name} must return the mean over the batch, a scalar of the graph")

@@ -58,7 +58,7 @@ def build_optimizer(config: TrialConfig, parameters: Sequence[Tensor]) -> optim.
         _check_kwargs(config, _class_in_timm(config.optimizer))
     try:
         return build(parameters, **kwargs)
-    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise _does_not_fit(config, str(error)) from error
 
 
@@ -113,10 +113,27 @@ def _builder(config: TrialConfig) -> Callable[..., optim.Optimizer]:
 def _check_kwargs(config: TrialConfig, kind: Callable[..., optim.Optimizer]) -> None:
     """Refuse keywords that the class hasn't: timm drops some of them without a word."""
     ours = ("params", "lr", "weight_decay")
-    accepted = [name for name in inspect.signature(kind).parameters if name not in ours]
-    for name in config.optimizer_kwargs:
-        if name not in accepted:
-            raise _does_not_fit(config, f"it has no {name!r}; it accepts {', '.join(accepted)}")
+    known = {k: v for k, v in inspect.signature(kind).parameters.items() if k not in ours}
+    for name, value in config.optimizer_kwargs.items():
+        if name not in known:
+            raise _does_not_fit(config, f"it has no {name!r}; it accepts {', '.join(known)}")
+        if not _is_like(value, default := known[name].default):
+            raise _does_not_fit(config, f"{name}={value!r} must be like its default, {default!r}")
+
+
+def _is_like(value: object, default: object) -> bool:
+    """Whether a value is of its default's kind, as far as that says anything."""
+    if isinstance(default, bool):
+        return isinstance(value, bool)
+    if isinstance(default, int | float):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, tuple):
+        return (
+            isinstance(value, list | tuple)
+            and len(value) == len(default)
+            and all(map(_is_like, value, default))
+        )
+    return True
 
 
 def _class_in_timm(name: str) -> Callable[..., optim.Optimizer]:

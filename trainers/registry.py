@@ -36,7 +36,8 @@ class Registry(Generic[T]):
         """Decorator: make `name` usable in studies. Raises ValueError if it is taken."""
 
         def add(entry: T) -> T:
-            if name in self._entries:
+            module = getattr(entry, "__module__", None)
+            if name in self._entries or self._modules.get(name, module) != module:
                 raise ValueError(f"{self.kind} {name!r} is registered already; choose another name")
             self._entries[name] = entry
             return entry
@@ -74,7 +75,7 @@ def load_plugins(modules: list[str] | tuple[str, ...]) -> None:
     for module in modules:
         try:
             import_module(module)
-        except Exception as error:  # the user's code can raise anything while it is imported
+        except (Exception, SystemExit) as error:  # the user's code can raise anything
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
                 f"plugin {module!r} can't be imported ({reason}); correct it, or put it on "

@@ -36,8 +36,9 @@ class ResultStore:
             )
         try:
             self.filesystem, self.root = open_location(self.location)
+            os.fsencode(self.root).decode()  # Arrow takes no other names
         except (ValueError, OSError, pa.ArrowInvalid) as error:
-            raise InputError(f"--results {self.location}: {error}") from error
+            raise InputError(f"--results {self.location!r}: {error}") from error
 
     @property
     def is_local(self) -> bool:

@@ -72,7 +72,7 @@ def train(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
     from trainers.check import check_trials, check_workers
     from trainers.loop import run_trial
 
-    check_workers(config, int(os.environ.get("WORLD_SIZE", "1")))
+    check_workers(config, distributed.world_size())
     check_trials([config], data_dir=args.data_dir, download=args.download)
     if is_main:
         print(f"{config.trial_id} {config.canonical()}", flush=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from trainers.batches import Batch, TrainBatches
 from trainers.config import LAMBDAS, TrialConfig
@@ -82,6 +83,9 @@ class Trainer:
             raise Diverged(
                 f"the loss is not finite at epoch {epoch}, step {int(bad[0]) + 1}, lr {lr:g}"
             )
+        # A last step can spoil the weights after the last loss.
+        if not get_total_norm(self.model.parameters(), math.inf).isfinite():
+            raise Diverged(f"the weights are not finite after epoch {epoch}, lr {lr:g}")
         loss, objective = torch.tensor(sizes, dtype=torch.float64) @ losses_S2 / sum(sizes)
         return {
             "epoch": epoch,
@@ -106,7 +110,12 @@ class Trainer:
             seen.append(self._backward(batch))
             return self.ranks.add_up(seen[-1][1].clone())
 
-        self.optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+        try:
+            self.optimizer.step(closure)  # pyright: ignore[reportArgumentType]
+        except IndexError as error:  # of torch's line search, where it meets nothing finite
+            if torch.stack(seen).isfinite().all():
+                raise
+            raise Diverged("the objective is not finite anywhere along a step") from error
         return seen[0]
 
     def _backward(self, batch: Batch) -> Tensor:

@@ -64,6 +64,13 @@ def test_a_field_that_differs_between_losses_makes_variants(store: Store) -> Non
     assert labels == ["resnet18 (samples_per_class=10)", "resnet18 (samples_per_class=none)"]
 
 
+def test_a_number_of_classes_makes_a_variant(store: Store) -> None:
+    for num_classes in (5, 10):
+        store.add(COLLAPSE, {"nc1_train": 1.0}, num_classes=num_classes)
+    labels = [block.label for block in blocks(_measured(store), FIELDS)]
+    assert labels == ["resnet18 (num_classes=5)", "resnet18 (num_classes=10)"]
+
+
 def test_recipes_and_loss_parameters_of_their_own_make_none(store: Store) -> None:
     store.add(COLLAPSE, {"nc1_train": 1.0})
     store.add({**COLLAPSE, **ADAMW}, {"nc1_train": 1.0}, epochs=50)

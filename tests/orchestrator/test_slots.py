@@ -51,6 +51,36 @@ def test_how_many_fit(slot: Slot, nodes: list, count: int) -> None:
 
 
 @pytest.mark.parametrize(
+    ("nodes", "trials", "most", "workers"),
+    [
+        (BOX, 4, 128, 2),  # eight GPUs between four trials
+        (BOX, 3, 128, 2),
+        (BOX, 100, 128, 1),
+        (BOX, 1, 5, 5),  # no more than samples in a batch
+        (LAPTOP, 1, 128, 2),
+        (TWO_NODES, 1, 128, 2),
+    ],
+)
+def test_auto_workers_leave_nothing_idle(nodes: list, trials: int, most: int, workers: int) -> None:
+    assert Slot(workers="auto").on(nodes, trials=trials, most=most).workers == workers
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ("--cpus-per-worker", "inf"),
+        ("--cpus-per-worker", "nan"),
+        ("--gpus-per-worker", "0.00001"),
+        ("--gpus-per-worker", "1.5"),
+        ("--workers", "0"),
+    ],
+)
+def test_amounts_that_ray_has_not(store: ResultStore, argv: tuple[str, str]) -> None:
+    with pytest.raises(InputError, match=f"the command line: {argv[0][2:].replace('-', '_')}="):
+        make_plan(parse_args(argv), store)
+
+
+@pytest.mark.parametrize(
     ("slot", "nodes", "message"),
     [
         (Slot(cpus=64), LAPTOP, "a trial wants 64 CPU and the cluster has 2; .* --cpus-per-worker"),

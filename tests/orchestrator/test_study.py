@@ -104,6 +104,13 @@ def test_two_studies_share_their_common_trials() -> None:
             r"mine\.yaml, line 6: malformed YAML: 'seed' is given twice",
         ),
         ("loss: !!python/object:os.system ls", r"mine\.yaml, line 4: malformed YAML"),
+        ("loss: ce\nseed: !!int abc", r"mine\.yaml: malformed YAML: invalid literal"),
+        ("loss: ce\nmodel_kwargs: &a {x: *a}", r"mine\.yaml.*: (malformed YAML|model_kwargs must)"),
+        ("loss: ce\nmodel_kwargs: {x: .inf}", r"mine\.yaml: model_kwargs must hold .* finite"),
+        ("loss: ce\nmodel_kwargs: {x: !!binary aGk=}", r"mine\.yaml: model_kwargs must hold names"),
+        ("loss: " + "[" * 3000, r"mine\.yaml: malformed YAML"),
+        ("loss: ce\nbatch_size: 3000000000", r"batch_size=3000000000 must be less than 2147483648"),
+        ("loss: ce\nepochs: 1e+30", r"mine\.yaml: epochs=1e\+30 can't be taken: "),
         ("", r"mine\.yaml: loss is missing"),
     ],
 )
@@ -111,6 +118,20 @@ def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         trials(text)
     assert "\n" not in str(error.value)
+
+
+def test_dates_are_names_and_blocks_can_be_merged() -> None:
+    """Both as YAML 1.2 and as people write them."""
+    content = parse_yaml("dataset: 2020-01-01\nbase: &b {lr: 1, seed: 2}\nnext: {<<: *b, seed: 3}",
+                         where="mine.yaml")  # fmt: skip
+    assert content["dataset"] == "2020-01-01"
+    assert content["next"] == {"lr": 1, "seed": 3}
+
+
+@pytest.mark.parametrize("name", [".mine.yaml", "folder/_mine.yaml"])
+def test_a_study_that_readers_would_take_for_hidden(name: str) -> None:
+    with pytest.raises(InputError, match="its name must begin with neither a dot nor _"):
+        load_study(name)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n- b", "just words"])

@@ -24,6 +24,13 @@ epochs: 2
 """
 
 
+TAKEN = """
+from trainers.registry import register_loss
+@register_loss("focal")
+def focal(logits, targets): ...
+"""
+
+
 @pytest.fixture(autouse=True)
 def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -33,6 +40,10 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mnist.yaml").write_text(TINY_STUDY.replace("dataset: digits", "dataset: mnist"))
     (tmp_path / "crash.yaml").write_text(TINY_STUDY + "plugins: [crash]")
     (tmp_path / "crash.py").write_text("1 / 0")
+    (tmp_path / "leave.yaml").write_text(TINY_STUDY + "plugins: [leave]")
+    (tmp_path / "leave.py").write_text("import sys; sys.exit(0)")
+    (tmp_path / "mine.yaml").write_text(TINY_STUDY + "plugins: [taken]")
+    (tmp_path / "taken.py").write_text(TAKEN)
     (tmp_path / "a_file").touch()
     return tmp_path
 
@@ -58,6 +69,12 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--set", "plugins=[x]"], "--set: 'plugins' is not a known field; (known:"),
         (["--set", "lr=true"], "lr=True must be a number or a name, not true or false"),
         (["--study", "crash.yaml"], "plugin 'crash' can't be imported (ZeroDivisionError"),
+        (["--study", "leave.yaml"], "plugin 'leave' can't be imported (SystemExit: 0)"),
+        (["--study", "mine.yaml"], "loss 'focal' is registered already; choose another name"),
+        (["--results", "\udcff"], "--results '\\udcff': "),
+        (["--results", "what?"], "has a question mark in its path"),
+        (["--reru", "all"], "unrecognized arguments: --reru all"),
+        (["--workers", "some"], "--workers: 'some' is neither a whole number nor auto"),
         (["--results", ""], "--results '' is neither a folder nor a URI"),
         (["--results", "s3:/bucket/x"], "--results 's3:/bucket/x' is neither a folder nor a URI"),
         (["--tracking-uri", "nowhere"], "--tracking-uri 'nowhere' must begin with one of http:"),
@@ -68,7 +85,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--gpus-per-worker", "many"], "--gpus-per-worker: 'many' is neither a number nor auto"),
         (["--limit", "0"], "--limit 0 must be at least 1"),
         (["--epochs", "-3"], "--epochs -3 must be at least 1"),
-        (["--cpus-per-worker", "-1"], "--cpus-per-worker -1 must be at least 0.01"),
+        (["--cpus-per-worker", "-1"], "cpus_per_worker=-1 must be at least 0.01, and finite"),
         (["--retries", "-1"], "--retries -1 must be at least 0"),
         (["--limit", "many"], "argument --limit: invalid int value: 'many'"),
         (["--frobnicate"], "unrecognized arguments: --frobnicate"),

@@ -161,6 +161,38 @@ def test_rebuilt_from_parquet_alone_it_is_the_same(
         assert rebuilt == content(uri)
 
 
+def test_a_trial_that_is_run_again_has_its_new_numbers_alone(
+    uri: str, tiny: Tiny, store: ResultStore
+) -> None:
+    config = tiny(seed=41)
+    trials = {config.trial_id: ("mine", config)}
+    for status, started in (("failed", 1), ("finished", 2)):
+        fill(store, config, status=status)
+        (trial,) = store.read_rows("trials", config.trial_id)
+        trial["started_at"] = datetime(2026, 1, started, tzinfo=UTC)
+        store.write_rows("trials", config.trial_id, [trial])
+        rows = [{**row, "train_loss": row["train_loss"] * started} for row in epochs(config)]
+        store.write_rows("epochs", config.trial_id, rows)
+        with Mirror(uri, trials, store.read_rows) as mirror:
+            mirror.rows(config.trial_id, rows[:1])
+            mirror.ended(config.trial_id)
+        assert mirror.error is None
+        found = content(uri)[config.trial_id]
+        assert [loss for _, loss in found["loss"]] == [row["train_loss"] for row in rows]
+        assert found["status"] == {"failed": "FAILED", "finished": "FINISHED"}[status]
+
+
+def test_rebuilding_at_a_server_that_is_down_is_one_line(
+    tiny: Tiny, store: ResultStore, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(store, tiny())
+    argv = ["rebuild", "--results", str(store.location)]
+    assert tracking.main([*argv, "--tracking-uri", "http://127.0.0.1:9"]) == 2
+    error = capsys.readouterr().err
+    assert "\nerror: MLflow at http://127.0.0.1:9 refuses: API request" in error
+    assert "Traceback" not in error
+
+
 @pytest.mark.parametrize("results", ["nothing", "."])
 def test_nothing_to_rebuild_from(
     results: str,

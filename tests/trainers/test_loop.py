@@ -241,6 +241,30 @@ def test_a_non_finite_loss_is_diverged_with_epoch_step_and_lr(
     assert trial["reason"].endswith(", lr 1e+09")
 
 
+def test_weights_that_the_last_step_spoils_are_diverged(tiny: Tiny, store: ResultStore) -> None:
+    whole = {"batch_size": 2000, "epochs": 1}  # one step, whose loss is finite
+    config = tiny(model="mlp", model_kwargs={}, regularizer="global", weight_decay=1e308, **whole)
+    assert run(config, store) == []
+    trial = stored(store, config)["trials"][0]
+    assert trial["status"] == "diverged"
+    assert trial["reason"] == "the weights are not finite after epoch 1, lr 8e-05"
+
+
+def test_a_line_search_without_a_finite_objective_is_diverged(store: ResultStore) -> None:
+    fields = {"dataset": "labels", "samples_per_class": 4, "num_classes": 3, "model": "ufm"}
+    fields |= {"loss": "bce", "optimizer": "lbfgs", "bias_init_mean": 1e30, "epochs": 2}
+    config = TrialConfig.parse(fields)
+    run(config, store)
+    assert stored(store, config)["trials"][0]["status"] == "diverged"
+
+
+def test_a_batch_of_one_is_told(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny(image_size=8, samples_per_class=1, batch_size=9, epochs=1)
+    run(config, store)
+    reason = stored(store, config)["trials"][0]["reason"]
+    assert reason.startswith("batch_size=9 leaves a batch of one sample, which BatchNorm can't")
+
+
 def test_an_error_is_failed_with_its_reason(tiny: Tiny, store: ResultStore) -> None:
     config = tiny(model_kwargs={"width": 3})
     run(config, store)

@@ -36,6 +36,15 @@ def test_a_trial_is_trained_and_stored(capsys: pytest.CaptureFixture[str]) -> No
     assert len(ResultStore("out").read_rows("epochs", trial_id)) == 3
 
 
+@pytest.mark.parametrize("size", ["2", "two"])
+def test_half_a_torchrun_is_told(
+    size: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert main(["--config", "trial.json"]) == 2
+    assert "start it with torchrun, or unset WORLD_SIZE" in capsys.readouterr().err
+
+
 def test_a_trial_that_diverges_says_so(somewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (somewhere / "wild.json").write_text(json.dumps({**TINY, "lr": 1e30}))
     assert main(["--config", "wild.json"]) == 1

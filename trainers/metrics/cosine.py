@@ -45,7 +45,8 @@ def compute(sums: UnitSums, means_KD: Tensor) -> dict[str, Tensor]:
     return {
         "cos_within": cos_within,
         "cos_between": cos_between,
-        "cos_to_mean": (sums.sums_KD * directions_KD).sum() / sums.counts_K.sum(),
+        # A class without samples has no mean, and nothing to add either.
+        "cos_to_mean": (sums.sums_KD * directions_KD.nan_to_num()).sum() / sums.counts_K.sum(),
         "cos_means": _mean_over_pairs(directions_KD),
         # Paper: Eqs. (47) and (48) are in a supplementary that is not public; assumed.
         "compactness": cos_within,

@@ -1,0 +1,40 @@
+"""Output that nobody reads to its end, and terminals that haven't every letter."""
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from analysis.command_line import run_main
+def main():
+    {body}
+    return 0
+sys.exit(run_main(main))
+"""
+
+
+def run(body: str, command: str = "{}", **environment: str) -> subprocess.CompletedProcess[bytes]:
+    program = f"{sys.executable} -c '{PROGRAM.format(body=body)}'"
+    return subprocess.run(
+        ["bash", "-c", command.format(program) + "; exit ${PIPESTATUS[0]}"],
+        capture_output=True,
+        env={"PYTHONPATH": ".", **environment},
+    )
+
+
+@pytest.mark.parametrize("lines", [1, 100_000])
+def test_a_closed_pipe_is_no_traceback(lines: int) -> None:
+    done = run(f'print("line\\n" * {lines})', "{} | true")
+    assert (done.returncode, done.stderr) == (128 + 13, b"")
+
+
+def test_ctrl_c_is_no_traceback() -> None:
+    done = run("raise KeyboardInterrupt")
+    assert (done.returncode, done.stderr) == (130, b"")
+
+
+def test_what_a_terminal_lacks_is_spelled_out() -> None:
+    done = run('print("λ")', PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stdout) == (0, b"\\u03bb\n")
