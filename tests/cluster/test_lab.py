@@ -215,7 +215,8 @@ def _training_on_both(cluster: Cluster, name: str) -> subprocess.Popen[str]:
         return len({path.parent for path in checkpoints(results)}) == 2
 
     wait_for(lambda: both() or sweep.poll() is not None, "checkpoints of two trials")
-    assert sweep.poll() is None, sweep.communicate()
+    if sweep.poll() is not None:
+        pytest.fail(sweep.communicate()[0])
     return sweep
 
 
