@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from rich.console import Console
 
+from analysis.atomic import WriteError
+from analysis.lock import SWEEP_LOCK
 from orchestrator import schedule
 from orchestrator.command_line import parse_args
 from orchestrator.dry_run import show_plan, this_machine
@@ -29,7 +31,6 @@ from orchestrator.slots import Node, Slot, check_fits
 from orchestrator.summary import show_summary, write_analysis
 from orchestrator.tally import Tally
 from orchestrator.tracking import Mirror, default_uri
-from trainers.atomic import WriteError
 from trainers.config import TrialConfig
 from trainers.memory import collect_garbage_seldom
 from trainers.registry import InputError
@@ -256,7 +257,7 @@ def _only_sweep(store: ResultStore, console: Console) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             with console.status("waiting until no other sweep writes into the same results"):
-                stack.enter_context(store.lock(".sweep.lock", wait=False))
+                stack.enter_context(store.lock(SWEEP_LOCK, wait=False))
         except BlockingIOError as error:
             raise InputError(
                 f"another sweep is running into {store.location}; wait for it, or choose another "
