@@ -8,9 +8,10 @@ from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
 
-from analysis.parquet import read_files
+from analysis.merged import list_table
+from analysis.parquet import read_folder, read_merged
 from analysis.plan import ResultsError
-from analysis.schema import TRIALS
+from analysis.schema import CONFIG_FIELDS, TRIALS
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import CHECKPOINTS, ResultStore
@@ -89,10 +90,9 @@ class Ledger:
 
 def read_ledger(store: ResultStore) -> Ledger:
     """Read every trial's row. Raises InputError if a file is broken or of another schema."""
-    paths = [store.path("trials", name) for name in store.names("trials")]
     schema = pa.schema([TRIALS.field(name) for name in COLUMNS])
     try:
-        table = read_files(store.filesystem, paths, schema)
+        table = read_folder(store.filesystem, store.path("trials"), schema)
     except ResultsError as error:
         raise InputError(str(error)) from error
     return Ledger({row["trial_id"]: row for row in table.to_pylist()})
@@ -100,7 +100,19 @@ def read_ledger(store: ResultStore) -> Ledger:
 
 def forget(store: ResultStore, ids: Iterable[str]) -> None:
     """Remove what says that these trials ended, and their checkpoints: they start anew."""
+    merged = _merged_rows(store)
     for trial_id in ids:
-        path = store.path("trials", f"{trial_id}.parquet")
-        store.filesystem.delete_file(path)
+        if trial_id in merged:  # its row stays there; one of its own wins over it
+            new = {"trial_id": trial_id, "status": "running", "epochs_done": 0}
+            store.write_rows("trials", trial_id, [merged[trial_id] | new])
+        else:
+            store.filesystem.delete_file(store.path("trials", f"{trial_id}.parquet"))
         store.remove_folder(CHECKPOINTS, trial_id)
+
+
+def _merged_rows(store: ResultStore) -> dict[str, dict[str, Any]]:
+    """What the trials in merged files were asked to be, by id."""
+    listing = list_table(store.filesystem, store.path("trials"))
+    schema = pa.schema([TRIALS.field("trial_id"), *CONFIG_FIELDS])
+    rows = read_merged(store.filesystem, listing.merged, schema).to_pylist()
+    return {row["trial_id"]: row for row in rows}

@@ -15,6 +15,7 @@ from pyarrow import fs
 from analysis.atomic import PART_SUFFIX, write_atomic
 from analysis.lease import remove_expired
 from analysis.lock import lock
+from analysis.merged import read_trial
 from analysis.schema import TABLES
 from analysis.storage import open_location
 from trainers.registry import InputError
@@ -84,12 +85,8 @@ class ResultStore:
         write_atomic(self.filesystem, path, sink.getvalue().to_pybytes())
 
     def read_rows(self, table: str, trial_id: str) -> list[dict[str, Any]]:
-        """A trial's rows of a table; none if it has no file there."""
-        try:
-            path = self.path(table, f"{trial_id}.parquet")
-            return pq.read_table(path, filesystem=self.filesystem).to_pylist()
-        except FileNotFoundError:
-            return []
+        """A trial's rows of a table, from its file or a merged one; none if it is in neither."""
+        return read_trial(self.filesystem, self.path(table), trial_id)
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Replace a file of any kind, whole."""

@@ -78,7 +78,7 @@ class Lab:
         script = str(Path(__file__).with_name("node.sh"))
         kept = [str(self.root), str(ROOT), sys.prefix, sys.base_prefix]
         command = ["ip", "netns", "exec", _space(name)]
-        command += "unshare --pid --fork --kill-child --mount --uts --ipc --mount-proc".split()
+        command += ["unshare", "--pid", "--fork", "--kill-child", "--mount", "--uts", "--ipc", "--mount-proc"]
         self._firsts[name] = subprocess.Popen(
             [*command, "bash", script, name, ADDRESSES[name], *kept],
             stdin=subprocess.DEVNULL,
