@@ -106,7 +106,7 @@ def merge(table: Table, plan: Plan) -> None:
     """Merge what was planned. Killed at any moment, it loses nothing; the next run completes it."""
     for file in list_table(table.filesystem, table.folder).merged:
         if file.is_hidden and file.is_visible:  # an earlier run's last step
-            table.filesystem.delete_file(file.hidden)
+            _delete(table.filesystem, file.hidden)
     batch = _Batch(table.schema.empty_table())
     for part in _parts(table, plan):
         batch += part
@@ -141,7 +141,7 @@ def _replace(table: Table, batch: _Batch) -> None:
     _delete_taken(table, batch)
     write_atomic(table.filesystem, new.visible, content)
     renew_generation(table.filesystem, table.folder)
-    table.filesystem.delete_file(new.hidden)
+    _delete(table.filesystem, new.hidden)
 
 
 def _delete_taken(table: Table, batch: _Batch) -> None:
