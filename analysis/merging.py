@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -47,18 +47,26 @@ class Plan:
         return unfinished or len(self.small) + len(self.merged) > 1
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Batch:
+    """Rows for one merged file, and the files that they are from."""
+
+    rows: list[pa.Table] = field(default_factory=list)
+    small: list[fs.FileInfo] = field(default_factory=list)
+    merged: list[Merged] = field(default_factory=list)
+    size: int = 0
+
+    def add(self, part: "_Part") -> None:
+        self.rows.append(part.rows)
+        self.small += part.small
+        self.merged += part.merged
+        self.size += part.rows.nbytes
+
+
+class _Part(NamedTuple):
     rows: pa.Table
     small: Sequence[fs.FileInfo] = ()
     merged: Sequence[Merged] = ()
-
-    def __add__(self, other: "_Batch") -> "_Batch":
-        return _Batch(
-            pa.concat_tables([self.rows, other.rows]),
-            [*self.small, *other.small],
-            [*self.merged, *other.merged],
-        )
 
 
 def make_plan(table: Table, ended: Collection[str]) -> Plan:
@@ -107,33 +115,34 @@ def merge(table: Table, plan: Plan) -> None:
     for file in list_table(table.filesystem, table.folder).merged:
         if file.is_hidden and file.is_visible:  # an earlier run's last step
             _delete(table.filesystem, file.hidden)
-    batch = _Batch(table.schema.empty_table())
+    batch = _Batch()
     for part in _parts(table, plan):
-        batch += part
-        if batch.rows.nbytes >= MOST_BYTES:
+        batch.add(part)
+        if batch.size >= MOST_BYTES:
             _replace(table, batch)
-            batch = _Batch(table.schema.empty_table())
+            batch = _Batch()
     if batch.small or batch.merged:
         _replace(table, batch)
 
 
-def _parts(table: Table, plan: Plan) -> Iterator[_Batch]:
+def _parts(table: Table, plan: Plan) -> Iterator[_Part]:
     """Rows to merge. Merged files come first: they go before, or with, the small ones that win."""
     for file in plan.merged:
         stale = pa.array(sorted(plan.stale[file.number]), pa.string())
         rows = read_merged(table.filesystem, [file], table.schema, without=stale)
-        yield _Batch(rows, merged=[file])
+        yield _Part(rows, merged=[file])
     small = iter(plan.small.values())
     while chunk := list(islice(small, _AT_ONCE)):
         paths = [info.path for info in chunk]
-        yield _Batch(read_files(table.filesystem, paths, table.schema), small=chunk)
+        rows = read_files(table.filesystem, paths, table.schema)
+        yield _Part(rows.combine_chunks(), small=chunk)  # thousands of chunks slow all that follows
 
 
 def _replace(table: Table, batch: _Batch) -> None:
     listing = list_table(table.filesystem, table.folder)
     number = max((file.number for file in listing.merged), default=0) + 1
     new = Merged(table.folder, number, is_hidden=True, is_visible=False, size=0)
-    content = _parquet(batch.rows)
+    content = _parquet(pa.concat_tables(batch.rows))
     table.check()
     write_atomic(table.filesystem, new.hidden, content)
     renew_generation(table.filesystem, table.folder)
