@@ -15,6 +15,10 @@ from analysis.schema import SCHEMA_VERSION
 
 READERS: Final = 8  # files in flight; more doesn't help on a disk, and an object store is latency
 _MOST_PROBLEMS = 20  # told one by one
+_MERGED_BEFORE = (
+    "of a trial that ran again after its files were merged, delete */TRIAL_ID.parquet instead: "
+    "then what was merged counts again"
+)
 
 
 def read_folder(filesystem: pafs.FileSystem, folder: str, schema: pa.Schema) -> pa.Table:
@@ -35,7 +39,12 @@ def read_listing(filesystem: pafs.FileSystem, listing: Listing, schema: pa.Schem
 
     Raises: as `read_files`; FileNotFoundError if rows have been merged into a file not listed.
     """
-    small = _read_all(filesystem, [info.path for info in listing.small.values()], schema)
+    try:
+        small = _read_all(filesystem, [info.path for info in listing.small.values()], schema)
+    except ResultsError as error:
+        if not listing.merged:
+            raise
+        raise ResultsError(f"{error}\n{_MERGED_BEFORE}") from error
     own = [trial for trial, part in zip(listing.small, small, strict=True) if part is not None]
     merged = read_merged(filesystem, listing.merged, schema, without=own)
     gone = set(listing.small) - set(own)

@@ -20,12 +20,14 @@ from hypothesis import strategies as st
 
 from analysis import merging
 from analysis.compact import main
-from analysis.load import load_results
+from analysis.load import ResultsError, load_results
 from analysis.lock import SWEEP_LOCK
 from analysis.schema import EPOCHS, FEATURES, SCHEMA_VERSION, TABLES
 from orchestrator.ledger import forget, read_ledger
 from tests.analysis.recorded_store import COLLAPSE, Store
 from tests.s3_server import Faulty, serve
+from trainers.config import TrialConfig
+from trainers.loop import run_trial
 from trainers.results import ResultStore
 
 MERGE = """
@@ -211,6 +213,28 @@ def test_a_forgotten_trial_is_to_do_and_starts_anew(store: Store) -> None:
     assert read_ledger(results).status(first) == "running"
 
 
+def test_a_merged_trial_is_not_trained_again_until_it_is_forgotten(
+    store: Store, tiny: Callable[..., TrialConfig], without_times: Callable[[list], list]
+) -> None:
+    results, configs = ResultStore(store.root), [tiny(seed=0, epochs=2), tiny(seed=1, epochs=2)]
+    reported: list[dict[str, Any]] = []
+    for config in configs:
+        run_trial(config, lambda _: None, store=results)
+    before = frames(store.root)
+    run(store)
+    first = configs[0].trial_id
+    assert run_trial(configs[0], reported.append, store=results)["attempts"] == 1
+    assert reported == results.read_rows("epochs", first)
+    assert names(store, "epochs") == ["merged-000000000001.parquet"]
+    forget(results, [first])
+    assert run_trial(configs[0], lambda _: None, store=results)["attempts"] == 1
+    assert f"{first}.parquet" in names(store, "epochs")
+    assert without_times(results.read_rows("epochs", first)) == without_times(reported)
+    run(store)
+    assert not any_row_twice(store)
+    pd.testing.assert_frame_equal(frames(store.root)["scores"], before["scores"])
+
+
 def test_a_broken_file_is_named_and_nothing_touched(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +245,20 @@ def test_a_broken_file_is_named_and_nothing_touched(
     assert main(["--results", str(store.root)]) == 2
     assert f"{path} is not a whole Parquet file" in capsys.readouterr().err
     assert sorted(store.root.rglob("*")) == before
+
+
+def test_what_was_merged_counts_again_without_a_broken_rerun(store: Store) -> None:
+    first, *_ = fill(store, 3)
+    run(store)
+    before = frames(store.root)
+    write_again(store, first)
+    path = store.root / "epochs" / f"{first}.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ResultsError, match=rf"{path.name} is not a whole.*\n.*\*/TRIAL_ID.parquet"):
+        load_results(store.root)
+    for file in store.root.glob(f"*/{first}.parquet"):
+        file.unlink()
+    assert_same(frames(store.root), before)
 
 
 def test_a_broken_merged_file_is_named(store: Store) -> None:
