@@ -94,7 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         lines = compact(open_results(args.results))
     except BlockingIOError:
-        reason = f"a sweep is running into {args.results}; merge its files when it has ended"
+        reason = f"a sweep is running into {args.results}, or another merge; wait for its end"
         print(f"error: {reason}", file=sys.stderr)
         return 2
     except ResultsError as error:
