@@ -86,7 +86,8 @@ def _last_epochs(results: Results, expected: pd.DataFrame) -> pd.DataFrame:
     if lost:
         raise ResultsError(
             f"trial {lost[0]} is finished but epochs/ has no row of its last epoch; "
-            f"delete trials/{lost[0]}.parquet and run the sweep again"
+            f"delete trials/{lost[0]}.parquet (each trials/merged-*.parquet, if it was merged) and "
+            "run the sweep again"
         )
     return last
 

@@ -13,7 +13,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from analysis.parquet import one_line, read_files
+from analysis.merged import list_table
+from analysis.parquet import one_line, read_folder
 from analysis.plan import ResultsError, Study, parse_study, plan_frame
 from analysis.schema import TABLES
 from analysis.storage import open_location
@@ -44,21 +45,25 @@ class Results:
 
 
 @dataclass(frozen=True)
-class _Store:
+class Store:
     """Where a results folder is: `root` inside `filesystem`; `path` as the user wrote it."""
 
     path: str
     filesystem: pafs.FileSystem
     root: str
 
-    def files(self, folder: str, suffix: str) -> list[str]:
-        """Paths in a folder, sorted; hidden ones (`.x`, `_x`: parts of writes) left out."""
-        selector = pafs.FileSelector(f"{self.root}/{folder}", allow_not_found=True)
+    def folder(self, table: str) -> str:
+        """Where a table's files are."""
+        return f"{self.root}/{table}"
+
+    def studies(self) -> list[str]:
+        """Paths of the studies, sorted; hidden ones (`.x`, `_x`: parts of writes) left out."""
+        selector = pafs.FileSelector(f"{self.root}/studies", allow_not_found=True)
         return sorted(
             info.path
             for info in self.filesystem.get_file_info(selector)
             if info.type == pafs.FileType.File
-            and info.base_name.endswith(suffix)
+            and info.base_name.endswith(".yaml")
             and not info.base_name.startswith((".", "_"))
         )
 
@@ -81,9 +86,8 @@ def load_results(
     unknown = sorted(set(tables) - set(TABLES))
     if unknown:
         raise ValueError(f"tables={unknown} are unknown; use some of {sorted(TABLES)}")
-    store = _open(os.fspath(path))
+    store = open_results(path)
     try:
-        _check_is_results(store)
         schemas = {**TABLES, "epochs": _narrowed(TABLES["epochs"], epoch_columns)}
         frames, problems = {}, []
         for name, schema in schemas.items():
@@ -98,15 +102,21 @@ def load_results(
         raise ResultsError(f"can't read {store.path} ({one_line(error)})") from error
 
 
-def _open(path: str) -> _Store:
+def open_results(path: str | os.PathLike[str]) -> Store:
+    """Where a results folder is. Raises ResultsError, one line, if there is none."""
+    path = os.fspath(path)
     try:
-        return _Store(path, *open_location(path))
+        store = Store(path, *open_location(path))
+        _check_is_results(store)
+    except ResultsError:
+        raise
     except (ValueError, OSError) as error:
         raise ResultsError(f"can't open results at {path} ({one_line(error)})") from error
+    return store
 
 
-def _check_is_results(store: _Store) -> None:
-    if store.files("trials", ".parquet") or store.files("studies", ".yaml"):
+def _check_is_results(store: Store) -> None:
+    if list_table(store.filesystem, store.folder("trials")) or store.studies():
         return
     info = store.filesystem.get_file_info(store.root)
     what = "there is no folder" if info.type == pafs.FileType.NotFound else "no trials in"
@@ -123,14 +133,16 @@ def _narrowed(schema: pa.Schema, columns: Collection[str] | None) -> pa.Schema:
     return pa.schema([f for f in schema if f.name in wanted], metadata=schema.metadata)
 
 
-def _read_table(store: _Store, name: str, schema: pa.Schema, *, wanted: bool) -> pd.DataFrame:
-    files = store.files(name, ".parquet") if wanted else []
-    return read_files(store.filesystem, files, schema).to_pandas(self_destruct=True)
+def _read_table(store: Store, name: str, schema: pa.Schema, *, wanted: bool) -> pd.DataFrame:
+    if not wanted:
+        return schema.empty_table().to_pandas()
+    table = read_folder(store.filesystem, store.folder(name), schema)
+    return table.to_pandas(self_destruct=True)
 
 
-def _read_studies(store: _Store) -> tuple[Study, ...]:
+def _read_studies(store: Store) -> tuple[Study, ...]:
     studies = []
-    for file in store.files("studies", ".yaml"):
+    for file in store.studies():
         with store.filesystem.open_input_stream(file) as source:
             text = source.read().decode("utf-8", errors="replace")
         studies.append(parse_study(text, source=file))

@@ -111,7 +111,8 @@ def _histograms(cell: Cell, scores: pd.DataFrame) -> dict[str, Histogram]:
     if lost:
         raise ResultsError(
             f"trial {lost[0]} is finished but has no file in scores/; "
-            f"delete trials/{lost[0]}.parquet and run the sweep again"
+            f"delete trials/{lost[0]}.parquet (each trials/merged-*.parquet, if it was merged) and "
+            "run the sweep again"
         )
     found = {kind: pooled(rows, kind) for kind in _KINDS}
     return {kind: histogram for kind, histogram in found.items() if histogram}

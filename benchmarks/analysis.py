@@ -1,10 +1,12 @@
 """What tables of a large sweep cost: seconds and memory of `python -m analysis.tables`.
 
+First from a file for each trial, then from merged ones; and what merging them costs.
+
 python -m benchmarks.analysis [--trials 2000] [--epochs 100]
 """
 
 import argparse
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -21,6 +23,7 @@ from analysis.schema import EPOCHS, TRIALS
 from benchmarks.pairing import print_limit
 
 LIMITS = {2000: (10.0, 1.0), 10000: (60.0, 2.0)}  # trials: seconds, GiB
+COMPACT_LIMITS = (float("inf"), 2.0)  # of any number of trials
 GRID = tuple(
     product(
         ("cifar10", "cifar100"), ("resnet18", "resnet50"), ("ce", "bce"), ("sgd", "adamw"),
@@ -61,8 +64,19 @@ def _write(path: Path, schema: pa.Schema, rows: int, own: dict, rng: np.random.G
     pq.write_table(pa.table(columns, schema=schema), path)
 
 
+def cost(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds and GiB at most of a program."""
+    begin = time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return time.perf_counter() - begin, usage.ru_maxrss / 2**20
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print both, beside their limits where the size has any."""
+    """Print all, beside their limits where the size has any."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=100)
@@ -70,15 +84,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "results"
         write_results(root, args.trials, args.epochs)
-        begin = time.perf_counter()
-        command = [sys.executable, "-m", "analysis.tables", "--results", str(root)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        seconds = time.perf_counter() - begin
-    memory = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-    most_s, most_gib = LIMITS.get(args.trials, (float("inf"), float("inf")))
-    what = f"tables of {args.trials} trials x {args.epochs} epochs"
-    print_limit(f"{what}, s", seconds, most_s)
-    print_limit(f"{what}, GiB", memory, most_gib)
+        what = f"{args.trials} trials x {args.epochs} epochs"
+        limits = LIMITS.get(args.trials, (float("inf"), float("inf")))
+        for module, name in (
+            ("analysis.tables", "tables"),
+            ("analysis.compact", "compact"),
+            ("analysis.tables", "tables, compacted"),
+        ):
+            seconds, gib = cost([sys.executable, "-m", module, "--results", str(root)])
+            most_s, most_gib = COMPACT_LIMITS if module == "analysis.compact" else limits
+            print_limit(f"{name} of {what}, s", seconds, most_s)
+            print_limit(f"{name} of {what}, GiB", gib, most_gib)
     return 0
 
 

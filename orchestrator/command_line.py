@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from analysis.command_line import Parser
 from orchestrator.slots import AUTO
-from trainers.command_line import Parser
 
 EXAMPLES = """examples:
   python orchestrator/sweep.py                          the digits study, into results/

@@ -1,16 +1,17 @@
 """Which trials are done, and how long their like took: read from the store, never guessed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
 
-from analysis.parquet import read_files
+from analysis.merged import list_table
+from analysis.parquet import read_folder
 from analysis.plan import ResultsError
-from analysis.schema import TRIALS
+from analysis.schema import CONFIG_FIELDS, TABLES, TRIALS
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import CHECKPOINTS, ResultStore
@@ -97,18 +98,30 @@ def _peak(rows: Iterable[Mapping[str, Any]]) -> int | None:
 
 def read_ledger(store: ResultStore) -> Ledger:
     """Read every trial's row. Raises InputError if a file is broken or of another schema."""
-    paths = [store.path("trials", name) for name in store.names("trials")]
     schema = pa.schema([TRIALS.field(name) for name in COLUMNS])
     try:
-        table = read_files(store.filesystem, paths, schema)
+        table = read_folder(store.filesystem, store.path("trials"), schema)
     except ResultsError as error:
         raise InputError(str(error)) from error
     return Ledger({row["trial_id"]: row for row in table.to_pylist()})
 
 
-def forget(store: ResultStore, ids: Iterable[str]) -> None:
-    """Remove what says that these trials ended, and their checkpoints: they start anew."""
+def forget(store: ResultStore, ids: Sequence[str]) -> None:
+    """Remove what these trials left behind, and that they ended: they start anew."""
+    for table in TABLES:  # the trials' own first: without it, the rest is not believed
+        there = list_table(store.filesystem, store.path(table))
+        for trial_id in ids:
+            if there.merged:  # rows there stay; a file of the trial's own wins over them
+                rows = [_begun(store, trial_id)] if table == "trials" else []
+                store.write_rows(table, trial_id, rows)
+            elif trial_id in there.small:
+                store.filesystem.delete_file(store.path(table, f"{trial_id}.parquet"))
     for trial_id in ids:
-        path = store.path("trials", f"{trial_id}.parquet")
-        store.filesystem.delete_file(path)
         store.remove_folder(CHECKPOINTS, trial_id)
+
+
+def _begun(store: ResultStore, trial_id: str) -> dict[str, Any]:
+    """A trial's row with what it was asked to be, and nothing of what came of it."""
+    (row,) = store.read_rows("trials", trial_id)
+    asked = {field.name: row[field.name] for field in CONFIG_FIELDS}
+    return {"trial_id": trial_id, **asked, "status": "running", "epochs_done": 0}

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from analysis.atomic import WriteError
 from orchestrator import interrupt
 from orchestrator.slots import Node, Slot
-from trainers.atomic import WriteError
 from trainers.registry import InputError
 
 if TYPE_CHECKING:

@@ -19,7 +19,9 @@ from rich.console import Console
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports: nothing to save or to show
 
+from analysis.atomic import WriteError
 from analysis.command_line import run_main
+from analysis.lock import SWEEP_LOCK
 from orchestrator import schedule
 from orchestrator.command_line import parse_args
 from orchestrator.dry_run import show_plan, this_machine
@@ -34,7 +36,6 @@ from orchestrator.slots import Node, Slot, check_fits
 from orchestrator.summary import show_summary, write_analysis
 from orchestrator.tally import Tally
 from orchestrator.tracking import Mirror, default_uri
-from trainers.atomic import WriteError
 from trainers.config import TrialConfig
 from trainers.memory import collect_garbage_seldom
 from trainers.registry import InputError
@@ -99,7 +100,7 @@ def run_plan(
     """Train what is left to do, and count it. How each trial ended is in the store by then."""
     slots = slots_on(plan, nodes)
     if args.rerun == "all":  # only now: nothing that the user can get wrong comes after this
-        forget(store, (i for i in plan.to_do if plan.ledger.status(i)))
+        forget(store, [i for i in plan.to_do if plan.ledger.status(i)])
     to_do = {i: plan.trials[i] for i in plan.to_do}
     sizes = {i: int(slot.workers) * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
     tally = Tally(to_do, plan.kinds, sizes=sizes, before=plan.ledger.costs)
@@ -267,7 +268,7 @@ def _only_sweep(store: ResultStore, console: Console) -> Iterator[None]:
     with ExitStack() as stack:
         try:
             with console.status("waiting until no other sweep writes into the same results"):
-                stack.enter_context(store.lock(".sweep.lock", wait=False))
+                stack.enter_context(store.lock(SWEEP_LOCK, wait=False))
         except BlockingIOError as error:
             raise InputError(
                 f"another sweep is running into {store.location}; wait for it, or choose another "

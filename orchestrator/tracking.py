@@ -17,11 +17,10 @@ from typing import Any, Final, NoReturn
 from rich.console import Console
 from rich.progress import track
 
-from analysis.command_line import run_main
+from analysis.command_line import Parser, run_main
 from analysis.load import load_results
 from analysis.plan import ResultsError
 from orchestrator.mlflow_runs import Row, Runs, check_uri
-from trainers.command_line import Parser
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore

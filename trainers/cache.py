@@ -21,7 +21,7 @@ from uuid import uuid4
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.atomic import PART_SUFFIX
+from analysis.atomic import PART_SUFFIX
 
 VERSION: Final = 1  # raised when the same files are decoded otherwise, or written otherwise
 HEADER_BYTES: Final = 4096  # a page, so that images begin on one

@@ -1,23 +1,24 @@
 """A results folder: the one owner of its file names, and the writer of its Parquet files."""
 
-import fcntl
 import math
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
+from analysis.atomic import PART_SUFFIX, write_atomic
+from analysis.lease import remove_expired
+from analysis.lock import lock
+from analysis.merged import read_trial
 from analysis.schema import TABLES
 from analysis.storage import open_location
-from trainers.atomic import PART_SUFFIX, write_atomic
-from trainers.lease import lease, remove_expired
 from trainers.registry import InputError
 
 Row = Mapping[str, Any]
@@ -86,12 +87,8 @@ class ResultStore:
         write_atomic(self.filesystem, path, sink.getvalue().to_pybytes())
 
     def read_rows(self, table: str, trial_id: str) -> list[dict[str, Any]]:
-        """A trial's rows of a table; none if it has no file there."""
-        try:
-            path = self.path(table, f"{trial_id}.parquet")
-            return pq.read_table(path, filesystem=self.filesystem).to_pylist()
-        except FileNotFoundError:
-            return []
+        """A trial's rows of a table, from its file or a merged one; none if it is in neither."""
+        return read_trial(self.filesystem, self.path(table), trial_id)
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Replace a file of any kind, whole."""
@@ -122,41 +119,9 @@ class ResultStore:
         else:
             remove_expired(self.filesystem, self.path(CHECKPOINTS))
 
-    @contextmanager
-    def lock(self, *parts: str, wait: bool) -> Iterator[Callable[[], None]]:
-        """Hold a lock that dies with its holder's process; gives a check that it is still held.
-
-        On a disk it is the kernel's and can't be lost. On NFS it holds between machines too, and a
-        server of NFSv4 frees what a machine that died has held after 90 s or what it is set to;
-        mounted with `nolock` or `local_lock=flock` it excludes only the processes of one machine.
-        On an object store see `trainers.lease`: it ends 30 s after its holder, and the check raises
-        LeaseLostError when it could not be renewed.
-
-        Raises BlockingIOError if it is taken and `wait` is False.
-        """
-        if not self.is_local:
-            with lease(self.filesystem, self.path(*parts), wait=wait) as check:
-                yield check
-            return
-        path = Path(self.path(*parts))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            with path.open("w") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-                if not _is_at(file, path):  # its last holder removed it while this one waited
-                    continue
-                try:
-                    yield lambda: None
-                finally:
-                    path.unlink(missing_ok=True)
-                return
-
-
-def _is_at(file: IO[str], path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+    def lock(self, *parts: str, wait: bool) -> AbstractContextManager[Callable[[], None]]:
+        """Hold the lock of that name: see `analysis.lock.lock`."""
+        return lock(self.filesystem, self.path(*parts), wait=wait)
 
 
 def _nullable(row: Row) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from trainers.command_line import Parser
+from analysis.command_line import Parser, run_main
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore
@@ -90,7 +90,7 @@ def train(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
 
 def entry() -> NoReturn:
     """The console command."""
-    raise SystemExit(main())
+    raise SystemExit(run_main(main))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The tests build on each other, in the order of this file: starting a cluster takes a while.
 """
 
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -95,7 +96,8 @@ class Cluster:
             "print('alive', sum(node['Alive'] for node in ray.nodes()))"
         )
         done = self.lab.run("head", f"python -c {shlex.quote(script)}")
-        return int(done.stdout.rpartition("alive")[2]) if done.returncode == 0 else 0
+        found = re.search(r"^alive (\d+)$", done.stdout, re.MULTILINE)
+        return int(found[1]) if found else 0
 
     def wait_for_nodes(self, number: int) -> None:
         wait_for(lambda: self.nodes() == number, f"the {number}th node", timeout_s=120)

@@ -1,6 +1,7 @@
 """The ledger decides what runs from the trials' rows alone."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,7 @@ def fill(store: ResultStore, tiny: Tiny) -> dict[str, TrialConfig]:
         if status:
             row = config.row() | {"trial_id": config.trial_id, "status": status}
             row |= {"epochs_done": 3, "train_s": 5.0, "eval_s": 1.0, "peak_memory_bytes": 3000}
+            row |= {"device": "some GPU", "world_size": 1}
             store.write_rows("trials", config.trial_id, [row])
     return trials
 
@@ -58,11 +60,27 @@ def test_time_per_epoch_is_that_of_finished_trials_of_the_same_kind(
     assert kind_of(tiny(batch_size=8).row()) not in ledger.costs
 
 
+@pytest.mark.parametrize("ran", [{"device": "cpu"}, {"world_size": 2}])
+def test_memory_is_that_of_one_worker_of_a_gpu(
+    store: ResultStore, tiny: Tiny, ran: dict[str, object]
+) -> None:
+    trials = fill(store, tiny)
+    (done,) = (i for i in trials if read_ledger(store).status(i) == "finished")
+    store.write_rows("trials", done, [store.read_rows("trials", done)[0] | ran])
+    kind = kind_of(tiny(seed=9).row())
+    assert read_ledger(store).costs == {kind: Cost(2.0, None)}
+    probed = replace(read_ledger(store), probed={kind: Cost(9.0, 4000)})
+    assert probed.costs == {kind: Cost(2.0, 4000)}
+
+
 def test_forgotten_trials_start_anew(store: ResultStore, tiny: Tiny) -> None:
     trials = fill(store, tiny)
     done = next(iter(trials))
+    store.write_rows("epochs", done, [{"trial_id": done, "epoch": 1}])
+    store.write_rows("scores", done, [{"trial_id": done, "kind": "bias"}])
     forget(store, [done])
     assert read_ledger(store).status(done) is None
+    assert (store.names("epochs"), store.names("scores")) == ([], [])
 
 
 def test_a_broken_file_is_named(store: ResultStore, tiny: Tiny) -> None:

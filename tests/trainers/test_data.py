@@ -90,8 +90,8 @@ def first(counts: list[int]) -> list[int]:
         ({"samples_per_class": 25, "num_classes": 2}, [25, 25, 0, 0]),
         # 10 * 8^(-k/3) = 10, 5, 2.5, 1.25, and halves go to the even neighbour
         ({"samples_per_class": 10, "imbalance": 8}, [10, 5, 2, 1]),
-        # 60 * 100^(-k/3) = 60, 12.9, 2.8, 0.6: no more than there are, and one at least
-        ({"imbalance": 100}, [40, 13, 3, 1]),
+        # 40 * 100^(-k/3) = 40, 8.6, 1.9, 0.4: as many as class 0 has, and one at least
+        ({"imbalance": 100}, [40, 9, 2, 1]),
         ({"imbalance": 1e6}, [40, 1, 1, 1]),
         # of two classes the largest has 40: 40, 20
         ({"imbalance": 2, "num_classes": 2}, [40, 20, 0, 0]),

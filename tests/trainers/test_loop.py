@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from analysis.lease import LeaseLostError
 from analysis.schema import ALPHA_BIAS, BIAS_METRICS, SPLIT_METRICS, WEIGHT_METRICS
 from trainers import checkpoint
 from trainers.config import TrialConfig
 from trainers.data import load_data
 from trainers.distributed import Ranks
-from trainers.lease import LeaseLostError
 from trainers.loop import run_trial
 from trainers.metrics import from_features
 from trainers.registry import LOSSES

@@ -13,11 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from analysis import storage
+from analysis import lease, storage
+from analysis.atomic import WriteError, write_atomic
 from analysis.schema import SCHEMA_VERSION, TABLES
 from tests.s3_server import FAULTS, Faulty, serve
-from trainers import lease
-from trainers.atomic import WriteError, write_atomic
 from trainers.registry import InputError
 from trainers.results import ResultStore
 

@@ -20,7 +20,7 @@ from uuid import uuid4
 
 from pyarrow import fs
 
-from trainers.atomic import write_atomic
+from analysis.atomic import write_atomic
 
 LEASE_S = 30.0  # without a renewal, a claim counts for no longer than this
 RENEW_S = 5.0

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from trainers import lease as lease_module
-from trainers.lease import LeaseLostError, lease, remove_expired
+from analysis import lease as lease_module
+from analysis.lease import LeaseLostError, lease, remove_expired
 
 LOCAL = fs.LocalFileSystem()
 

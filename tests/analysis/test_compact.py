@@ -1,0 +1,246 @@
+"""Merged files hold what the small ones held, for every reader and at every moment."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.compact import main
+from analysis.load import ResultsError, load_results
+from analysis.lock import SWEEP_LOCK
+from analysis.schema import EPOCHS, SCHEMA_VERSION, TABLES
+from orchestrator.ledger import forget, read_ledger
+from tests.analysis.merged_store import (
+    any_row_twice,
+    assert_same,
+    fill,
+    frames,
+    names,
+    run,
+    write_again,
+)
+from tests.analysis.recorded_store import COLLAPSE, Store
+from trainers.config import TrialConfig
+from trainers.loop import run_trial
+from trainers.results import ResultStore
+
+
+@pytest.mark.parametrize("batches", ["one", "several"])
+def test_every_reader_finds_the_same(
+    store: Store, batches: str, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if batches == "several":
+        request.getfixturevalue("small_batches")
+    ids = fill(store, 20)
+    results = ResultStore(store.root)
+    before, ledger = frames(store.root), read_ledger(results)
+    rows = {(table, i): results.read_rows(table, i) for table in TABLES for i in ids}
+    run(store)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" files became ")[0] for line in lines] == [f"{t}: 20" for t in TABLES]
+    assert_same(frames(store.root), before)
+    assert read_ledger(results) == ledger
+    assert {key: results.read_rows(*key) for key in rows} == rows
+    assert results.read_rows("epochs", "unknown") == []
+    merged = names(store, "epochs")
+    assert all(name.startswith("merged-") for name in merged)
+    assert (len(merged) == 1) == (batches == "one")
+    schema = pq.read_schema(store.root / "epochs" / merged[0])
+    assert schema.equals(EPOCHS)
+    assert schema.metadata[b"schema_version"] == str(SCHEMA_VERSION).encode()
+    assert len(pd.read_parquet(store.root / "epochs")) == 60
+
+
+def test_a_second_run_has_nothing_to_do(
+    store: Store, small_batches: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(store, 12)
+    run(store)
+    before, files = frames(store.root), names(store, "epochs")
+    capsys.readouterr()
+    run(store)
+    assert capsys.readouterr().out.count("nothing to merge\n") == 4
+    assert names(store, "epochs") == files
+    assert_same(frames(store.root), before)
+
+
+def test_one_trial_is_not_merged(store: Store) -> None:
+    (only,) = fill(store, 1)
+    run(store)
+    assert names(store, "epochs") == [f"{only}.parquet"]
+    assert not (store.root / "compacted").exists()
+
+
+def test_a_row_group_is_found_by_its_trials(store: Store, small_batches: None) -> None:
+    fill(store, 20)
+    run(store)
+    (name, *_) = names(store, "epochs")
+    metadata = pq.ParquetFile(store.root / "epochs" / name).metadata
+    spans = [metadata.row_group(i).column(0).statistics for i in range(metadata.num_row_groups)]
+    assert len(spans) > 1
+    assert all(a.max <= b.min for a, b in itertools.pairwise(spans))
+
+
+@settings(max_examples=10, deadline=None)
+@given(rounds=st.lists(st.tuples(st.sets(st.integers(0, 11)), st.booleans()), max_size=4))
+def test_what_ran_last_wins(
+    tmp_path_factory: pytest.TempPathFactory, rounds: list[tuple[set[int], bool]]
+) -> None:
+    store = Store(tmp_path_factory.mktemp("run") / "results")
+    ids, latest = fill(store, 12), dict.fromkeys(range(12), 0.0)
+    run(store)
+    for number, (again, merge) in enumerate(rounds, start=1):
+        for i in again:
+            latest[i] = 100.0 * number
+            row = {"trial_id": ids[i], "epoch": 1, "nc1_train": latest[i]}
+            store.write("epochs", ids[i], [row], EPOCHS)
+        if merge:
+            run(store)
+            assert (
+                not pd.read_parquet(store.root / "epochs").duplicated(["trial_id", "epoch"]).any()
+            )
+    epochs = load_results(store.root).epochs
+    assert not epochs.duplicated(["trial_id", "epoch"]).any()
+    rows = ResultStore(store.root)
+    for i, trial_id in enumerate(ids):
+        own = epochs[epochs["trial_id"] == trial_id]
+        expected = [latest[i]] if latest[i] else [i + 0.0, i + 0.1, i + 0.2]
+        assert own["nc1_train"].tolist() == pytest.approx(expected)
+        assert [r["nc1_train"] for r in rows.read_rows("epochs", trial_id)] == list(
+            own["nc1_train"]
+        )
+
+
+def test_a_rerun_without_epochs_has_none(store: Store) -> None:
+    first, *_ = fill(store, 3)
+    run(store)
+    store.write("epochs", first, [], EPOCHS)
+    for _ in range(2):
+        assert first not in set(load_results(store.root).epochs["trial_id"])
+        assert ResultStore(store.root).read_rows("epochs", first) == []
+        run(store)
+    assert first not in set(pd.read_parquet(store.root / "epochs")["trial_id"])
+
+
+def test_trials_that_run_are_left_alone(store: Store) -> None:
+    fill(store, 3)
+    running = store.add(COLLAPSE, {"nc1_train": 1.0}, status="running", seed=9)
+    before = frames(store.root)
+    run(store)
+    for table in ("trials", "epochs"):
+        assert f"{running}.parquet" in names(store, table)
+        assert len(names(store, table)) == 2
+    assert_same(frames(store.root), before)
+
+
+def test_a_forgotten_trial_is_to_do_and_starts_anew(store: Store) -> None:
+    first, second, *_ = fill(store, 3)
+    run(store)
+    results = ResultStore(store.root)
+    forget(results, [first])
+    ledger = read_ledger(results)
+    assert (ledger.status(first), ledger.status(second)) == ("running", "finished")
+    (row,) = results.read_rows("trials", first)
+    assert (row["epochs_done"], row["attempts"], row["started_at"]) == (0, None, None)
+    assert (row["dataset"], row["seed"]) == ("cifar10", 0)
+    assert results.read_rows("scores", first) == [] != results.read_rows("scores", second)
+    forget(results, [first])  # a sweep that was killed after it forgot
+    assert read_ledger(results).status(first) == "running"
+
+
+def test_a_merged_trial_is_not_trained_again_until_it_is_forgotten(
+    store: Store, tiny: Callable[..., TrialConfig], without_times: Callable[[list], list]
+) -> None:
+    results, configs = ResultStore(store.root), [tiny(seed=0, epochs=2), tiny(seed=1, epochs=2)]
+    reported: list[dict[str, Any]] = []
+    for config in configs:
+        run_trial(config, lambda _: None, store=results)
+    before = frames(store.root)
+    run(store)
+    first = configs[0].trial_id
+    assert run_trial(configs[0], reported.append, store=results)["attempts"] == 1
+    assert reported == results.read_rows("epochs", first)
+    assert names(store, "epochs") == ["merged-000000000001.parquet"]
+    forget(results, [first])
+    assert run_trial(configs[0], lambda _: None, store=results)["attempts"] == 1
+    assert f"{first}.parquet" in names(store, "epochs")
+    assert without_times(results.read_rows("epochs", first)) == without_times(reported)
+    run(store)
+    assert not any_row_twice(store)
+    pd.testing.assert_frame_equal(frames(store.root)["scores"], before["scores"])
+
+
+def test_a_broken_file_is_named_and_nothing_touched(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = fill(store, 5)
+    path = store.root / "scores" / f"{ids[3]}.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    before = sorted(store.root.rglob("*"))
+    assert main(["--results", str(store.root)]) == 2
+    assert f"{path} is not a whole Parquet file" in capsys.readouterr().err
+    assert sorted(store.root.rglob("*")) == before
+
+
+def test_what_was_merged_counts_again_without_a_broken_rerun(store: Store) -> None:
+    first, *_ = fill(store, 3)
+    run(store)
+    before = frames(store.root)
+    write_again(store, first)
+    path = store.root / "epochs" / f"{first}.parquet"
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ResultsError, match=rf"{path.name} is not a whole.*\n.*\*/TRIAL_ID.parquet"):
+        load_results(store.root)
+    for file in store.root.glob(f"*/{first}.parquet"):
+        file.unlink()
+    assert_same(frames(store.root), before)
+
+
+def test_a_broken_merged_file_is_named(store: Store) -> None:
+    fill(store, 5)
+    run(store)
+    (path,) = (store.root / "epochs").iterdir()
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(ValueError, match=rf"{path.name}, which holds many trials.*delete it and"):
+        load_results(store.root)
+    path.unlink()
+    for merged in (store.root / "trials").glob("merged-*.parquet"):
+        merged.unlink()
+    assert read_ledger(ResultStore(store.root)).rows == {}
+
+
+def test_another_schema_version_is_refused(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ids = fill(store, 5)
+    other = EPOCHS.empty_table().replace_schema_metadata({"schema_version": "0"})
+    pq.write_table(other, store.root / "epochs" / f"{ids[0]}.parquet")
+    assert main(["--results", str(store.root)]) == 2
+    assert "has schema_version 0" in capsys.readouterr().err
+    assert len(names(store, "trials")) == 5
+
+
+def test_a_sweep_that_runs_is_not_disturbed(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(store, 2)
+    with ResultStore(store.root).lock(SWEEP_LOCK, wait=False):
+        assert main(["--results", str(store.root)]) == 2
+    assert "a sweep is running" in capsys.readouterr().err
+    assert len(names(store, "trials")) == 2
+
+
+@pytest.mark.parametrize("place", ["nowhere", "empty", "ftp://host/x"])
+def test_what_is_no_results_folder_is_refused(
+    tmp_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["--results", place if "://" in place else str(tmp_path / place)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
