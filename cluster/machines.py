@@ -45,7 +45,10 @@ def check_machines(config: Config) -> Iterator[Check]:
     if folder and not answers[head].error and not answers[head].facts["shared"]:
         ask(config, head, {"results": folder, "remove": name})
     for address, answer in answers.items():
-        yield from _of_one(address, answer, folder, is_head=address == head)
+        if answer.error:
+            yield _unanswered(config, address, answer.error)
+        else:
+            yield from _of_one(address, answer.facts, folder, is_head=address == head)
     yield from _of_all({a: answer for a, answer in answers.items() if not answer.error})
 
 
@@ -65,13 +68,17 @@ def ask(config: Config, address: str, question: Mapping[str, Any]) -> Answer:
     return Answer(facts, clock_s=(facts["time"] - end, facts["time"] - begin))
 
 
-def _of_one(address: str, answer: Answer, folder: str | None, *, is_head: bool) -> Iterator[Check]:
-    if answer.error:
-        lost = "not found" in answer.error and "python3" in answer.error
-        to_do = "install Python 3.11 or newer there" if lost else "make `ssh` work as named above"
-        yield Check(address, "python3" if lost else "ssh", answer.error, to_do)
-        return
-    facts = answer.facts
+def _unanswered(config: Config, address: str, error: str) -> Check:
+    if "python3" in error and "not found" in error:
+        return Check(address, "python3", error, "install Python 3.11 or newer there")
+    auth = config["auth"]
+    ssh = f"ssh -i {auth['ssh_private_key']} {auth['ssh_user']}@{address}"
+    return Check(address, "ssh", error, f"let `{ssh}` in without a question")
+
+
+def _of_one(
+    address: str, facts: Mapping[str, Any], folder: str | None, *, is_head: bool
+) -> Iterator[Check]:
     old = tuple(map(int, facts["python"].split(".")[:2])) < LEAST_PYTHON
     to_do = "install Python 3.11 or newer there" if old else None
     yield Check(address, "python3", facts["python"], to_do)

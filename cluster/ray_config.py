@@ -102,9 +102,6 @@ def _worker_counts(config: Config) -> Iterator[Check]:
         wrong = high is not None and low > high
         to_do = "make min_workers at most max_workers" if wrong else None
         yield Check(here, f"number of {name}", found, to_do)
-    total = sum(node.get("min_workers", 0) for node in types.values())
-    if most is not None and total > most:
-        yield Check(here, "max_workers", f"{most}", f"make it at least {total}, what types ask for")
 
 
 def _addresses(config: Config) -> Check:
@@ -144,8 +141,12 @@ def _instances(config: Config) -> Iterator[Check]:
     for name, node in config.get("available_node_types", {}).items():
         found = str(node["node_config"].get("InstanceType", "none"))
         known = re.fullmatch(r"[a-z][a-z0-9-]*\.[a-z0-9-]+", found)
-        to_do = None if known else "give node_config an InstanceType such as g5.xlarge"
+        to_do = None if known else "give node_config an InstanceType such as g6.xlarge"
         yield Check("config", f"machine of {name}", found, to_do)
+        image = str(node["node_config"].get("ImageId", "none"))
+        to_do = "name the image of your region at ImageId, as the comment there says how to find"
+        is_id = re.fullmatch(r"ami-[0-9a-f]{8,17}", image)
+        yield Check("config", f"image of {name}", image, None if is_id else to_do)
 
 
 def _mounts(config: Config) -> Iterator[Check]:

@@ -21,7 +21,9 @@ ADDRESSES: Final = {
     "laptop": "10.77.0.100", "head": "10.77.0.2", "w1": "10.77.0.3", "w2": "10.77.0.4",
 }  # fmt: skip
 SWITCH: Final = "cglab-switch"
-PROGRAMS: Final = ("ip", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "/usr/sbin/sshd")
+PROGRAMS: Final = (
+    "ip", "ss", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "curl", "git", "/usr/sbin/sshd",
+)  # fmt: skip
 Done = subprocess.CompletedProcess[str]
 
 
@@ -31,7 +33,7 @@ def missing() -> str | None:
         return "needs Linux and root"
     absent = [program for program in PROGRAMS if not shutil.which(program)]
     if absent:
-        return f"needs {', '.join(absent)}: apt-get install iproute2 openssh-server rsync"
+        return f"needs {', '.join(absent)}: apt-get install iproute2 openssh-server rsync curl git"
     tried = subprocess.run(["unshare", "--net", "--mount", "true"], capture_output=True)
     return "needs to be allowed to make namespaces" if tried.returncode else None
 
