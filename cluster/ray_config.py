@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import shlex
+import shutil
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -69,6 +70,7 @@ def check_config(config: Config) -> Iterator[Check]:
     yield from _worker_counts(config)
     if config["provider"]["type"] == "local":
         yield _addresses(config)
+        yield _programs()
         yield _key(config)
     if config["provider"]["type"] == "aws":
         yield from _instances(config)
@@ -112,6 +114,12 @@ def _addresses(config: Config) -> Check:
     return Check("config", "addresses", found, f"name {', '.join(twice)} once" if twice else None)
 
 
+def _programs() -> Check:
+    absent = [name for name in ("ssh", "ssh-keygen", "rsync") if not shutil.which(name)]
+    to_do = f"install {', '.join(absent)}: Debian has them in openssh-client and rsync"
+    return Check("here", "programs", "ssh, rsync", to_do if absent else None)
+
+
 def _key(config: Config) -> Check:
     name = config["auth"].get("ssh_private_key")
     if not name:
@@ -129,6 +137,8 @@ def _problem_of_secret(name: str) -> str | None:
 
 
 def _passphrase(name: str) -> str | None:
+    if not shutil.which("ssh-keygen"):
+        return None  # said already
     path = str(Path(name).expanduser())
     command = ["ssh-keygen", "-y", "-P", "", "-f", path]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)

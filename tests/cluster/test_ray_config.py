@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,8 @@ Write = Callable[..., Path]
 @pytest.fixture
 def secrets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with a key and a token, and a checkout's folder to stand in."""
+    if not all(map(shutil.which, ("ssh", "ssh-keygen", "rsync"))):
+        pytest.skip("needs ssh and rsync")
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ray").mkdir()

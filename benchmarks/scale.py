@@ -1,0 +1,97 @@
+"""What the driver itself spends on trials and on nodes: its CPU time and memory, by Linux's count.
+
+python -m benchmarks.scale [--trials 400] [--nodes 1 8]
+
+Nodes are logical ones of this machine, so wall times say nothing; what the driver's process takes
+does. See docs/scale.md for what follows from it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from benchmarks.sweep import TRIVIAL
+
+EPOCHS = 20  # each a result: trials of a second or less report all theirs at their end
+
+
+class Spent(NamedTuple):
+    """By the driver's process."""
+
+    cpu_s: float
+    memory_mib: float
+
+
+def drive(folder: Path, name: str, trials: int, address: str, *, epochs: int) -> Spent:
+    """Sweep so many trivial trials, and watch the driver."""
+    study = {**TRIVIAL, "epochs": epochs, "seed": list(range(trials))}
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
+    command = [sys.executable, "-m", "orchestrator.sweep", "--study", f"{name}.yaml"]
+    process = subprocess.Popen(
+        [*command, "--results", name, "--address", address, "--quiet", "--cpus-per-worker", "1"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.getcwd()},
+        stdout=subprocess.DEVNULL,
+    )
+    spent = Spent(0, 0)
+    while process.poll() is None:
+        spent = max(spent, _spent(process.pid))
+        time.sleep(0.05)
+    assert process.returncode == 0
+    return spent
+
+
+def _spent(pid: int) -> Spent:
+    try:
+        ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # it has just ended
+        return Spent(0, 0)
+    high = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return Spent(sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), sum(map(int, high)) / 1024)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print what a trial, a result and a node cost."""
+    from ray.cluster_utils import Cluster
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=400)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 8])
+    args = parser.parse_args(argv)
+    for nodes in args.nodes:
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        try:
+            for _ in range(nodes - 1):
+                cluster.add_node(num_cpus=1)
+            with tempfile.TemporaryDirectory() as name:
+                _measure(Path(name), nodes, args.trials, str(cluster.address))
+        finally:
+            cluster.shutdown()
+    return 0
+
+
+def _measure(folder: Path, nodes: int, trials: int, address: str) -> None:
+    few = drive(folder, "few", 2 * nodes, address, epochs=1)
+    many = drive(folder, "many", trials, address, epochs=1)
+    long = drive(folder, "long", trials, address, epochs=EPOCHS)
+    trial_ms = 1e3 * (many.cpu_s - few.cpu_s) / (trials - 2 * nodes)
+    result_ms = 1e3 * (long.cpu_s - many.cpu_s) / (trials * (EPOCHS - 1))
+    memory_kib = 1024 * (many.memory_mib - few.memory_mib) / (trials - 2 * nodes)
+    print(
+        f"{nodes} nodes: {trial_ms:.1f} ms of the driver a trial, {result_ms:.2f} ms a result, "
+        f"{memory_kib:.0f} KiB a trial; {few.cpu_s:.1f} s, {few.memory_mib:.0f} MiB to begin with",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
