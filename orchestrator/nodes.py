@@ -31,12 +31,9 @@ def check_nodes(store: ResultStore) -> None:
         if store.is_local:
             place = store.nearest_folder()
             sign = stack.enter_context(tempfile.NamedTemporaryFile(dir=place, prefix=".nodes-"))
-        answers = {
-            node["NodeManagerAddress"]: _ask(node["NodeID"], store, sign and sign.name)
-            for node in nodes
-        }
-        for address, answer in answers.items():
-            _check(address, answer, mine, store)
+        answers = [_ask(node["NodeID"], store, sign and sign.name) for node in nodes]
+        for node, answer in zip(nodes, answers, strict=True):
+            _check(node, answer, mine, store)
 
 
 def _ask(node_id: str, store: ResultStore, sign: str | None) -> Any:
@@ -64,13 +61,16 @@ def _look(results: str, sign: str | None) -> tuple[Versions, str | None]:
     return provenance.versions(), wrong
 
 
-def _check(address: str, answer: Any, mine: Versions, store: ResultStore) -> None:
+def _check(node: dict[str, Any], answer: Any, mine: Versions, store: ResultStore) -> None:
     import ray
     from ray.exceptions import RayError
 
+    address = node["NodeManagerAddress"]
     try:
         theirs, wrong = ray.get(answer, timeout=ANSWER_S)
     except RayError as error:
+        if not any(now["Alive"] for now in ray.nodes() if now["NodeID"] == node["NodeID"]):
+            return  # it went meanwhile, which trials live with too
         last = str(error).strip().splitlines()[-1][:200]
         raise InputError(
             f"node {address} can't run trials ({last}); install this package there, as "

@@ -28,8 +28,6 @@ pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=missing() or ""),
 ]
 HEAD, WORKERS = ADDRESSES["head"], (ADDRESSES["w1"], ADDRESSES["w2"])
-RAY_PORTS = {*range(6379, 6386), 10001, 44217, 44227}  # of docs/cluster.md
-WORKER_PORTS = range(10002, 20000)
 PLAIN = "--no-mlflow --quiet"
 
 
@@ -126,14 +124,22 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_only_ssh_and_rays_ports_listen_beyond_loopback(cluster: Cluster) -> None:
+    tell = "ss --listening --tcp --numeric --no-header --processes"
+    local = ("127.0.0.1:", "[::1]:", "[::ffff:127.0.0.1]:")
     for name in ("head", "w1", "w2"):
-        listed = cluster.lab.run(name, "ss --listening --tcp --numeric --no-header").stdout
-        sockets = [line.split()[3].rpartition(":") for line in listed.splitlines()]
-        local = ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]")
-        open_ports = {int(port) for address, _, port in sockets if address not in local}
-        assert 22 in open_ports
-        unknown = open_ports - RAY_PORTS - set(WORKER_PORTS) - {22}
-        assert not unknown, (name, listed)
+        listed = cluster.lab.run(name, tell).stdout.splitlines()
+        pids = {
+            pid
+            for line in listed
+            if not line.split()[3].startswith(local)
+            for pid in re.findall(r"pid=(\d+)", line)
+        }
+        assert len(pids) >= 3
+        for pid in pids:
+            command = cluster.lab.run(name, f"tr '\\0' ' ' </proc/{pid}/cmdline").stdout
+            assert re.match(r"ray::|sshd: |\S*python.* \S*/ray/|\S*/ray/core/src/", command), (
+                command
+            )
 
 
 def test_strangers_are_refused(cluster: Cluster) -> None:
