@@ -23,6 +23,13 @@ TINY: dict[str, Any] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several processes (`-n 2`), tests with Ray are one's: they share sweeps, and cores."""
+    for item in items:
+        if item.get_closest_marker("ray") or item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture
 def tiny() -> Callable[..., TrialConfig]:
     """A trial of a second or so on real digits; keyword arguments change its fields."""

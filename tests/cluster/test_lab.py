@@ -194,14 +194,6 @@ def test_a_worker_is_killed_and_comes_back(cluster: Cluster, longer: Rows, same:
     cluster.wait_for_nodes(3)
 
 
-def test_a_worker_is_cut_off_silently(cluster: Cluster, longer: Rows, same: Same) -> None:
-    sweep = _training_on_both(cluster, "cut")
-    cluster.lab.cut("w2")
-    _ends_the_same(sweep, cluster.results / "cut", longer, same)
-    cluster.lab.heal("w2")
-    cluster.wait_for_nodes(3)
-
-
 def test_the_head_is_killed_and_brought_up_again(
     cluster: Cluster, longer: Rows, same: Same
 ) -> None:
@@ -212,6 +204,12 @@ def test_the_head_is_killed_and_brought_up_again(
     cluster.up()
     again = cluster.submit("study", *LONG, "--results", "results/head")
     _ends_the_same(again, cluster.results / "head", longer, same)
+
+
+def test_a_worker_is_cut_off_silently(cluster: Cluster, longer: Rows, same: Same) -> None:
+    sweep = _training_on_both(cluster, "cut")
+    cluster.lab.cut("w2")
+    _ends_the_same(sweep, cluster.results / "cut", longer, same)
 
 
 def _training_on_both(cluster: Cluster, name: str) -> subprocess.Popen[str]:
