@@ -20,7 +20,8 @@ ROOT: Final = Path(__file__).parents[2]
 ADDRESSES: Final = {
     "laptop": "10.77.0.100", "head": "10.77.0.2", "w1": "10.77.0.3", "w2": "10.77.0.4",
 }  # fmt: skip
-SWITCH: Final = "cglab-switch"
+PREFIX: Final = f"cglab{os.getpid()}"  # several labs may be up at once
+SWITCH: Final = f"{PREFIX}-switch"
 PROGRAMS: Final = (
     "ip", "ss", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "curl", "git", "/usr/sbin/sshd",
 )  # fmt: skip
@@ -171,7 +172,7 @@ class Lab:
 
 
 def _space(name: str) -> str:
-    return f"cglab-{name}"
+    return f"{PREFIX}-{name}"
 
 
 def _wait_for(path: Path) -> None:

@@ -151,7 +151,9 @@ def test_lost_machines_cost_no_try(
 ) -> None:
     """One try a trial, and more machines lost than that, by a trial that gets on between."""
     results = home / f"machines-{number}"
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     try:
         node = cluster.add_node(num_cpus=1)
         argv = ("--retries", "1", "--address", str(cluster.address))

@@ -32,7 +32,10 @@ def address() -> Iterator[str]:
     """A cluster of two nodes with a GPU each, on paper."""
     from ray.cluster_utils import Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "num_gpus": 1})
+    cluster = Cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "num_gpus": 1, "include_dashboard": False},
+    )
     cluster.add_node(num_cpus=1, num_gpus=1)
     try:
         yield str(cluster.address)
