@@ -16,7 +16,7 @@ sweep: $(VENV)/sweep.stamp  ## run the ufm and digits studies and print their ta
 	echo "to type the commands above: source $(BIN)/activate"; exit $$status
 
 test: $(VENV)/dev.stamp  ## all tests that this machine can run
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/dev.stamp  ## the tests without Ray, in under two minutes
 	$(BIN)/python -m pytest -m "not slow and not ray and not cluster"
