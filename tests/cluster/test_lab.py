@@ -29,6 +29,13 @@ pytestmark = [
 ]
 HEAD, WORKERS = ADDRESSES["head"], (ADDRESSES["w1"], ADDRESSES["w2"])
 PLAIN = "--no-mlflow --quiet"
+# What Ray's client server is asked first by whoever wants in.
+PING = f"""
+import grpc
+from ray.core.generated.ray_client_pb2 import ClusterInfoRequest
+from ray.core.generated.ray_client_pb2_grpc import RayletDriverStub
+RayletDriverStub(grpc.insecure_channel("{HEAD}:10001")).ClusterInfo(ClusterInfoRequest())
+"""
 
 
 class Cluster:
@@ -137,9 +144,8 @@ def test_only_ssh_and_rays_ports_listen_beyond_loopback(cluster: Cluster) -> Non
         assert len(pids) >= 3
         for pid in pids:
             command = cluster.lab.run(name, f"tr '\\0' ' ' </proc/{pid}/cmdline").stdout
-            assert re.match(r"ray::|sshd: |\S*python.* \S*/ray/|\S*/ray/core/src/", command), (
-                command
-            )
+            known = r"ray::|sshd: |\S*python.* (\S*/ray/|-m ray\.)|\S*/ray/core/src/"
+            assert re.match(known, command), command
 
 
 def test_strangers_are_refused(cluster: Cluster) -> None:
@@ -151,6 +157,8 @@ def test_strangers_are_refused(cluster: Cluster) -> None:
         done = cluster.lab.run("laptop", cluster.command(f"{stranger}; {status}"))
         assert "Active:" not in done.stdout, done.stdout
         assert "uthenticat" in done.stdout, done.stdout
+    asked = f"python -c {shlex.quote(PING)} 2>&1"
+    assert "UNAUTHENTICATED" in cluster.lab.run("laptop", cluster.command(asked)).stdout
     curl = "curl --silent --output /dev/null --write-out '%{http_code}'"
     done = cluster.lab.run("head", f"{curl} http://127.0.0.1:8265/api/jobs/")
     assert done.stdout == "401"
