@@ -5,6 +5,7 @@ Gives the minimum where `analysis.minima` has no formula (few features), and che
     python -m analysis.free_model
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.special import expit, log_softmax, softmax
+from threadpoolctl import threadpool_limits
 
 from analysis.minima import Minimum, minimum, theorem2_point
 
@@ -29,12 +31,14 @@ def numeric_minimum(
 
     One feature vector a class, of weight n, loses nothing: at given W and b Eq. (3) is a sum over
     samples of one strictly convex function of h_i per class, so all its samples share a minimiser.
-    Returns: means over samples and classes; any d >= 1, but the start decides which minimum.
+    Returns: means over samples and classes; any d >= 1, but the start decides which minimum. NaN
+    where no descent comes to its end.
     """
     labels_N = np.arange(K)
     rng = np.random.default_rng(0)
     objective = _objective(loss, labels_N, n, (lambda_w, lambda_h, lambda_b), d)
-    found = [_descend(objective, rng, K * d + d * K + K, K) for _ in range(_STARTS)]
+    with threadpool_limits(1, "blas"):  # such small matrices are faster on one core
+        found = [_descend(objective, rng, K * d + d * K + K, K) for _ in range(_STARTS)]
     return _point(min(found, key=lambda pair: pair[0]), labels_N, K, d)
 
 
@@ -86,11 +90,15 @@ def _descend(
     start = 0.3 * rng.standard_normal(size)
     start[-K:] = 0.0  # without decay CE's bias stays at its start's mean
     found = minimize(objective, start, jac=True, method="L-BFGS-B", options=_OPTIONS)
+    if found.status == 1:  # out of iterations: no minimum, and worse than any
+        return math.inf, np.full_like(start, math.nan)
     return float(found.fun), found.x
 
 
 def _point(found: tuple[float, Array], labels_N: NDArray[np.int64], K: int, d: int) -> Minimum:
     W, H, b = _parts(found[1], K, d)
+    if math.isinf(found[0]):
+        return Minimum(*[math.nan] * len(Minimum._fields))
     scores_KN, positive_KN = W @ H, np.eye(K, dtype=bool)[:, labels_N]
     gram = W @ W.T
     etf = (np.eye(K) - 1 / K) / np.sqrt(K - 1)

@@ -195,7 +195,7 @@ def _measured_entries(
 
 
 def _deviation(s_pos: Entry, lowest: Minimum, identity: Record) -> Entry:
-    if math.isnan(s_pos.mean) or lowest.s_pos == 0:
+    if math.isnan(s_pos.mean) or math.isnan(lowest.s_pos) or lowest.s_pos == 0:
         return BLANK
     off = s_pos.mean / lowest.s_pos - 1
     record = {**identity, "metric": "s_pos_off", "source": "ours", "mean": off}

@@ -1,7 +1,9 @@
+import math
 from pathlib import Path
 
 import pytest
 
+from analysis import free_model
 from analysis.free_model import all_samples_minimum, numeric_minimum, report
 from analysis.minima import minimum, theorem2_point
 
@@ -34,3 +36,8 @@ def test_k_minus_1_features_lie_between() -> None:
 def test_the_document_prints_what_the_check_prints() -> None:
     page = Path(__file__).parents[2] / "docs" / "theory.md"
     assert report() in page.read_text("utf-8")
+
+
+def test_a_descent_that_is_not_at_its_end_gives_no_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(free_model._OPTIONS, "maxiter", 3)
+    assert all(map(math.isnan, numeric_minimum("bce", 7, 3, *L, 2)))
