@@ -41,7 +41,7 @@ the Parquet files and `studies/` can't be made again.
 
 The schema's version, {SCHEMA_VERSION}, is in every file's metadata, and so are each column's unit
 and description. Metrics are of float64 and exact; how each is computed is in
-[metrics.md](metrics.md). NaN is a metric that isn't defined there (cosines of a class with one
+[metrics.md](metrics.md). NaN is a metric that isn't defined there (cosines where a class has no
 sample), null one that wasn't measured (an epoch without evaluation, a test set that doesn't
 exist).
 """
