@@ -1,5 +1,11 @@
-"""Sweeps that no fault disturbs: what the disturbed ones have to equal. A plugin of pytest."""
+"""Sweeps that no fault disturbs: what the disturbed ones have to equal. A plugin of pytest.
 
+With several processes (`-n 2`) the first that needs one makes it, for all of them.
+"""
+
+import fcntl
+import os
+import pickle
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,35 +30,46 @@ from trainers.results import ResultStore
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sweeps")
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sweeps"
+    folder.mkdir(exist_ok=True)
     (folder / "study.yaml").write_text(STUDY)
     (folder / "ddp.yaml").write_text(DDP_STUDY)
     return folder
 
 
+def _once(home: Path, name: str, *argv: str, study: str = "study.yaml") -> tuple[str, Rows]:
+    """What the sweep into `home/name` says and leaves. It is run, unless it was."""
+    kept = home / f"{name}.pickle"
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not kept.exists():
+            out = finish(start(home, name, *argv, study=study))
+            kept.write_bytes(pickle.dumps((out, rows(home / name))))
+    return pickle.loads(kept.read_bytes())
+
+
 @pytest.fixture(scope="session")
 def undisturbed(home: Path) -> Rows:
     """Four trials, in `home/whole`."""
-    out = finish(start(home, "whole"))
+    out, left = _once(home, "whole")
     assert "4 trials, 0 done before, 4 to run" in out
     assert "Table 2" in out
     assert re.search(r"finished +4 of 4 trials", out)
     assert "mlflow ui --backend-store-uri sqlite:///" in out
-    return rows(home / "whole")
+    return left
 
 
 @pytest.fixture(scope="session")
 def two_ranks(home: Path) -> Rows:
     """One trial of two processes, in `home/two`."""
-    finish(start(home, "two", *TWO, study="ddp.yaml"))
-    return rows(home / "two")
+    return _once(home, "two", *TWO, study="ddp.yaml")[1]
 
 
 @pytest.fixture(scope="session")
 def longer(home: Path) -> Rows:
     """The four trials with more epochs, so that they are not over before something happens."""
-    finish(start(home, "longer", *LONG))
-    return rows(home / "longer")
+    return _once(home, "longer", *LONG)[1]
 
 
 @pytest.fixture
