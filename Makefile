@@ -33,13 +33,8 @@ format: $(VENV)/dev.stamp  ## let ruff rewrite
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(VENV)/dev.stamp  ## ours against plain code, as ratios; on a machine that does nothing else
-	$(BIN)/python -m benchmarks.input_pipeline
-	$(BIN)/python -m benchmarks.evaluation
-	$(BIN)/python -m benchmarks.metrics
-	$(BIN)/python -m benchmarks.train_step
-	$(BIN)/python -m benchmarks.sweep
-	$(BIN)/python -m benchmarks.analysis
+bench: $(VENV)/dev.stamp  ## ours against plain code, into benchmarks/RESULTS.md; nothing else running
+	$(BIN)/python -m benchmarks
 
 clean:  ## remove the environment; results stay
 	rm -rf $(VENV)

@@ -23,6 +23,8 @@ FINISHED = "finished"
 UFM = "ufm"  # the unconstrained features model: no network, so it is in no table of the paper
 
 _PLAN_COLUMNS = ("study", "command")
+# Without one of these a trial would be in no table, and nobody would know.
+_NEEDED = ("dataset", "model", "loss", "optimizer", "augment", "regularizer", "seed", "status")
 _BLOCK_FIELDS = ("dataset", "model", "model_kwargs")
 # The recipe gives these by optimizer, so they are no variants unless one optimizer has several.
 _RECIPE_FIELDS = frozenset(
@@ -50,9 +52,11 @@ def measured_trials(results: Results, *, select: str = LAST) -> pd.DataFrame:
 
     Trials that are neither (a single failed run outside any study) are left out: nothing says that
     somebody waits for them. Metrics are NaN where status isn't `finished`.
-    Raises: ResultsError if a finished trial has no row for its last epoch.
+    Raises: ResultsError if a finished trial has no row for its last epoch, or a trial lacks what
+        says in which cell it belongs.
     """
     expected = _expected_trials(results)
+    _check_complete(expected)
     chosen = _last_epochs(results, expected)
     if select == BEST:
         chosen = _best_epochs(results, chosen)
@@ -74,6 +78,16 @@ def _expected_trials(results: Results) -> pd.DataFrame:
     known = known.merge(plan[["trial_id", *_PLAN_COLUMNS]], on="trial_id", how="left")
     missing = plan[~plan["trial_id"].isin(known["trial_id"])].assign(status=NOT_STARTED)
     return pd.concat([known, missing], ignore_index=True) if len(missing) else known
+
+
+def _check_complete(expected: pd.DataFrame) -> None:
+    for name in _NEEDED:
+        lost = expected.loc[expected[name].isna(), "trial_id"]
+        if len(lost):
+            raise ResultsError(
+                f"trial {lost.iloc[0]} has no {name}; delete its file in trials/, if it has one, "
+                "and run the sweep again"
+            )
 
 
 def _last_epochs(results: Results, expected: pd.DataFrame) -> pd.DataFrame:
@@ -236,8 +250,13 @@ def blocks(trials: pd.DataFrame, cell_fields: Sequence[str]) -> Iterator[Block]:
 
 
 def parse_kwargs(text: object) -> dict[str, object]:
-    """Keyword arguments from their JSON text; null is none of them."""
-    return dict(json.loads(text)) if isinstance(text, str) and text else {}
+    """Keyword arguments from their JSON text; null is none of them. Raises ResultsError."""
+    if not isinstance(text, str) or not text:
+        return {}
+    try:
+        return dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ResultsError(f"keyword arguments {text!r} of a trial are no JSON object") from error
 
 
 def _variants(

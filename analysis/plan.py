@@ -45,15 +45,18 @@ def parse_study(text: str, *, source: str) -> Study:
     """
     try:
         raw = yaml.load(text, Loader=_LOADER)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
+        # Also a value that isn't what its tag says.
         reason = " ".join(str(error).split())
         raise ResultsError(f"{source} is not valid YAML ({reason}); run the study again") from error
     if not isinstance(raw, dict) or not isinstance(raw.get("trials"), dict):
         raise ResultsError(f"{source} holds no mapping `trials`; run the study again")
     if raw.get("schema_version") != SCHEMA_VERSION:
         raise ResultsError(wrong_version(source, raw.get("schema_version")))
-    fixed = raw.get("fixed") or {}
-    trials = {key: {**fixed, **(own or {})} for key, own in raw["trials"].items()}
+    fixed = raw.get("fixed", {})
+    if not all(isinstance(each, dict) for each in (fixed, *raw["trials"].values())):
+        raise ResultsError(f"{source} has trials that are no mappings; run the study again")
+    trials = {key: {**fixed, **own} for key, own in raw["trials"].items()}
     _check_columns(trials, source)
     return Study(str(raw.get("study", source)), str(raw.get("command", "")), trials)
 
@@ -70,7 +73,7 @@ def _check_columns(trials: Mapping[Any, Mapping[str, Any]], source: str) -> None
     for trial_id, config in trials.items():
         if not isinstance(trial_id, str):  # YAML read an unquoted id of digits as a number
             raise ResultsError(f"{source}: trial id {trial_id} must be text; put it in quotes")
-        unknown = sorted(set(config) - _CONFIG_NAMES)
+        unknown = sorted(map(str, set(config) - _CONFIG_NAMES))
         if unknown:
             raise ResultsError(
                 f"{source}: trial {trial_id} has unknown columns {unknown}; "
@@ -97,7 +100,7 @@ def _column(rows: list[dict[str, Any]], field: pa.Field) -> pa.Array:
         if pa.types.is_floating(field.type):  # YAML 1.1 reads `5e-4`, without a dot, as text
             values = [None if value is None else float(value) for value in values]
         return pa.array(values, type=field.type)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, ValueError, TypeError) as error:
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
         raise ResultsError(
             f"a study file has a value for {field.name!r} that is no {field.type} ({error}); "
             "run the study again to write it anew"

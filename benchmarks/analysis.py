@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.schema import EPOCHS, TRIALS
-from benchmarks.pairing import print_limit
+from benchmarks.rows import Row, run
 
 LIMITS = {2000: (10.0, 1.0), 10000: (60.0, 2.0)}  # trials: seconds, GiB
-COMPACT_LIMITS = (float("inf"), 2.0)  # of any number of trials
+COMPACT_LIMITS = (None, 2.0)  # of any number of trials
 GRID = tuple(
     product(
         ("cifar10", "cifar100"), ("resnet18", "resnet50"), ("ce", "bce"), ("sgd", "adamw"),
@@ -75,17 +75,13 @@ def cost(command: Sequence[str]) -> tuple[float, float]:
     return time.perf_counter() - begin, usage.ru_maxrss / 2**20
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print all, beside their limits where the size has any."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=2000)
-    parser.add_argument("--epochs", type=int, default=100)
-    args = parser.parse_args(argv)
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """All, beside their limits where the size has any."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name) / "results"
         write_results(root, args.trials, args.epochs)
         what = f"{args.trials} trials x {args.epochs} epochs"
-        limits = LIMITS.get(args.trials, (float("inf"), float("inf")))
+        limits = LIMITS.get(args.trials, (None, None))
         for module, name in (
             ("analysis.tables", "tables"),
             ("analysis.compact", "compact"),
@@ -93,9 +89,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             seconds, gib = cost([sys.executable, "-m", module, "--results", str(root)])
             most_s, most_gib = COMPACT_LIMITS if module == "analysis.compact" else limits
-            print_limit(f"{name} of {what}, s", seconds, most_s)
-            print_limit(f"{name} of {what}, GiB", gib, most_gib)
-    return 0
+            yield Row(f"{name} of {what}", seconds, "s", most_s)
+            yield Row(f"{name} of {what}", gib, "GiB", most_gib)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=2000)
+    parser.add_argument("--epochs", type=int, default=100)
+    return run(parser, measure, argv)
 
 
 if __name__ == "__main__":

@@ -4,13 +4,14 @@ python -m benchmarks.evaluation
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import torch
 
-from benchmarks.pairing import Work, compare, in_process, print_table
+from benchmarks.pairing import Work, compare, in_process
+from benchmarks.rows import Row, run
 from benchmarks.synthetic import MEAN, SIZE, STD, data, random_images, trial
 from trainers.data import EVAL_PIXELS
 from trainers.distributed import Ranks
@@ -43,13 +44,8 @@ def plain_peer(count: int, batch_size: int) -> Work:
     return run
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=LARGE_BATCH, help="in the split")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """Ours against both batch sizes."""
     with ExitStack() as stack:
 
         def side(make: Callable[..., Work], *more: Any) -> Work:
@@ -62,9 +58,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             for size in (BATCH, LARGE_BATCH)
         }
-        found = compare(side(ours), peers, rounds=args.rounds)
-    print_table(f"evaluation pass of ResNet18, {args.threads} threads", found)
-    return 0
+        what = f"evaluation pass of ResNet18, {args.threads} threads"
+        yield from compare(what, side(ours), peers, rounds=args.rounds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=LARGE_BATCH, help="in the split")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    return run(parser, measure, argv)
 
 
 if __name__ == "__main__":

@@ -4,14 +4,15 @@ python -m benchmarks.input_pipeline
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from benchmarks.pairing import Work, compare, print_table
+from benchmarks.pairing import Work, compare
 from benchmarks.pil_loader import pil_loader
+from benchmarks.rows import Row, run
 from benchmarks.synthetic import BATCH, MEAN, SIZE, STD, data, random_images, trial
 from trainers.batches import TrainBatches
 
@@ -51,22 +52,25 @@ def whole_epoch_peer(images: Tensor) -> Work:
     return epoch
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=int, default=50_000, help="in an epoch: CIFAR's")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """Ours against both."""
     torch.set_num_threads(args.threads)
     images = random_images(args.images)
     peers = {
         "DataLoader, PIL transforms, 2 workers": (pil_peer(images), 20.0),
         "whole float epoch, shift by shift": (whole_epoch_peer(images), 5.0),
     }
-    found = compare(ours(images), peers, rounds=args.rounds)
-    print_table(f"input pipeline, {args.threads} threads", found)
-    return 0
+    what = f"input pipeline, {args.threads} threads"
+    yield from compare(what, ours(images), peers, rounds=args.rounds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=50_000, help="in an epoch: CIFAR's")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    return run(parser, measure, argv)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ python -m benchmarks.metrics
 import argparse
 import multiprocessing
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.pairing import Comparison, Work, compare, print_limit, print_table
+from benchmarks.pairing import Work, compare
+from benchmarks.rows import Row, run
 from benchmarks.synthetic import SIZE, trial
 from trainers.data import EVAL_PIXELS
 from trainers.metrics import Accumulator, from_features
@@ -143,7 +144,7 @@ def class_means(sample: Sample) -> Tensor:
     return torch.stack([features[labels == k].double().mean(0) for k in range(len(weight))])
 
 
-def given_features(sample: Sample, *, rounds: int) -> list[Comparison]:
+def given_features(what: str, sample: Sample, *, rounds: int) -> list[Row]:
     """`from_features` against both peers, after a check that they agree."""
     count = len(sample[0])
     ours, theirs = from_features(*sample), separate_passes(*sample)
@@ -163,7 +164,7 @@ def given_features(sample: Sample, *, rounds: int) -> list[Comparison]:
         "outer product a sample, PyTorch": (torch_loop(sample), None),
         "separate passes in float64": (passes, 3.0),
     }
-    return compare(lambda: len(from_features(*sample)) and count, peers, rounds=rounds)
+    return compare(what, lambda: len(from_features(*sample)) and count, peers, rounds=rounds)
 
 
 def peak_extra_mib(count: int, num_classes: int, threads: int) -> float:
@@ -211,26 +212,29 @@ def cost_of_forward(num_classes: int, *, rounds: int) -> float:
     return (median(metrics) + shared_out) / median(forward)
 
 
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """Time, memory and share of the forward pass, for few and many classes."""
+    torch.set_num_threads(args.threads)
+    for num_classes in (10, 100):
+        sample = draw(args.samples, num_classes)
+        what = f"K={num_classes}, {args.samples:,} features of {FEATURES}, {args.threads} threads"
+        yield from given_features(f"metrics, {what}", sample, rounds=args.rounds)
+        del sample
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            arguments = (args.samples, num_classes, args.threads)
+            mib = pool.apply(peak_extra_mib, arguments)
+        yield Row(f"extra memory of metrics, {what}", mib, "MiB", MOST_MIB)
+        cost = cost_of_forward(num_classes, rounds=args.rounds)
+        yield Row(f"metrics over the forward pass, K={num_classes}", cost, "", MOST_COST)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print a table for each number of classes."""
+    """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=50_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    args = parser.parse_args(argv)
-    torch.set_num_threads(args.threads)
-    for num_classes in (10, 100):
-        sample = draw(args.samples, num_classes)
-        what = f"K={num_classes}, {args.samples:,} features of {FEATURES}"
-        found = given_features(sample, rounds=args.rounds)
-        print_table(f"metrics, {what}, {args.threads} threads", found)
-        del sample
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            arguments = (args.samples, num_classes, args.threads)
-            print_limit("peak extra memory, MiB", pool.apply(peak_extra_mib, arguments), MOST_MIB)
-        cost = cost_of_forward(num_classes, rounds=args.rounds)
-        print_limit("cost over the bare forward pass", cost, MOST_COST)
-    return 0
+    return run(parser, measure, argv)
 
 
 if __name__ == "__main__":

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
+from benchmarks.rows import Row, run
 from benchmarks.sweep import TRIVIAL
 
 EPOCHS = 20  # each a result: trials of a second or less report all theirs at their end
@@ -45,7 +46,8 @@ def drive(folder: Path, name: str, trials: int, address: str, *, epochs: int) ->
     while process.poll() is None:
         spent = max(spent, _spent(process.pid))
         time.sleep(0.05)
-    assert process.returncode == 0
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
     return spent
 
 
@@ -59,38 +61,42 @@ def _spent(pid: int) -> Spent:
     return Spent(sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK"), sum(map(int, high)) / 1024)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print what a trial, a result and a node cost."""
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """What a trial and a result cost the driver, by the number of nodes."""
     from ray.cluster_utils import Cluster
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=400)
-    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 8])
-    args = parser.parse_args(argv)
     for nodes in args.nodes:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
         try:
             for _ in range(nodes - 1):
                 cluster.add_node(num_cpus=1)
             with tempfile.TemporaryDirectory() as name:
-                _measure(Path(name), nodes, args.trials, str(cluster.address))
+                yield from _driver(Path(name), nodes, args.trials, str(cluster.address))
         finally:
             cluster.shutdown()
-    return 0
 
 
-def _measure(folder: Path, nodes: int, trials: int, address: str) -> None:
+def _driver(folder: Path, nodes: int, trials: int, address: str) -> Iterator[Row]:
     few = drive(folder, "few", 2 * nodes, address, epochs=1)
     many = drive(folder, "many", trials, address, epochs=1)
     long = drive(folder, "long", trials, address, epochs=EPOCHS)
-    trial_ms = 1e3 * (many.cpu_s - few.cpu_s) / (trials - 2 * nodes)
-    result_ms = 1e3 * (long.cpu_s - many.cpu_s) / (trials * (EPOCHS - 1))
-    memory_kib = 1024 * (many.memory_mib - few.memory_mib) / (trials - 2 * nodes)
-    print(
-        f"{nodes} nodes: {trial_ms:.1f} ms of the driver a trial, {result_ms:.2f} ms a result, "
-        f"{memory_kib:.0f} KiB a trial; {few.cpu_s:.1f} s, {few.memory_mib:.0f} MiB to begin with",
-        flush=True,
-    )
+    more = trials - 2 * nodes
+    results = trials * (EPOCHS - 1)
+    what = f"of the driver, {nodes} nodes, {trials} trials"
+    yield Row(f"CPU {what}: to begin with", few.cpu_s, "s", None)
+    yield Row(f"CPU {what}: a trial", 1e3 * (many.cpu_s - few.cpu_s) / more, "ms", None)
+    yield Row(f"CPU {what}: a result", 1e3 * (long.cpu_s - many.cpu_s) / results, "ms", None)
+    yield Row(f"memory {what}: to begin with", few.memory_mib, "MiB", None)
+    kib = 1024 * (many.memory_mib - few.memory_mib) / more
+    yield Row(f"memory {what}: a trial", kib, "KiB", None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=400, help="more than twice the nodes")
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 8])
+    return run(parser, measure, argv)
 
 
 if __name__ == "__main__":

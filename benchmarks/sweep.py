@@ -9,13 +9,13 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import yaml
 
-from benchmarks.pairing import print_limit
+from benchmarks.rows import Row, run
 from trainers.results import ResultStore
 
 MOST_S, LEAST_BUSY = 0.150, 0.92
@@ -37,7 +37,7 @@ class Times(NamedTuple):
     in_epochs_s: float  # without data loading, checkpoints and results
 
 
-def run(folder: Path, name: str, study: dict, trials: int) -> Times:
+def swept(folder: Path, name: str, study: dict, trials: int) -> Times:
     """Sweep a study of so many seeds, and add up the times."""
     (folder / f"{name}.yaml").write_text(yaml.safe_dump({**study, "seed": list(range(trials))}))
     command = [sys.executable, "-m", "orchestrator.sweep", "--study", f"{name}.yaml"]
@@ -56,26 +56,29 @@ def run(folder: Path, name: str, study: dict, trials: int) -> Times:
     return Times(wall_s, sum(row["wall_s"] for row in rows), in_epochs_s)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print both."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--trials", type=int, default=1000, help="trivial ones")
-    parser.add_argument("--long", type=int, default=28, help="trials of 20 s or more")
-    args = parser.parse_args(argv)
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """A trivial trial's overhead, and what of the slots' time long trials leave unused."""
     slots = os.cpu_count() or 1
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        base = run(folder, "one", TRIVIAL, slots)
-        many = run(folder, "trivial", TRIVIAL, args.trials)
+        base = swept(folder, "one", TRIVIAL, slots)
+        many = swept(folder, "trivial", TRIVIAL, args.trials)
         each = (many.wall_s - base.wall_s - many.in_epochs_s / slots) / args.trials
-        print(f"{args.trials} trivial trials: {many.wall_s:.0f} s; {slots}: {base.wall_s:.0f} s")
-        print_limit("overhead of a trial, s", each, MOST_S)
-        long = run(folder, "long", LONG, args.long)
-        print(f"{args.long} trials of {long.in_trials_s / args.long:.0f} s: {long.wall_s:.0f} s")
+        yield Row(f"a sweep of {slots} trivial trials", base.wall_s, "s", None)
+        yield Row(f"overhead of a trial, over {args.trials}", each, "s", MOST_S)
+        long = swept(folder, "long", LONG, args.long)
+        what = f"of the slots' time, {args.long} trials of {long.in_trials_s / args.long:.0f} s"
         in_trials, in_epochs = (s / slots / long.wall_s for s in long[1:])
-        print_limit("share of the slots' time in no trial", 1 - in_trials, 1 - LEAST_BUSY)
-        print(f"the same with loading data, checkpoints and results: {1 - in_epochs:.3f}")
-    return 0
+        yield Row(f"share in no trial {what}", 1 - in_trials, "", 1 - LEAST_BUSY)
+        yield Row(f"share in no epoch {what}", 1 - in_epochs, "", None)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1000, help="trivial ones")
+    parser.add_argument("--long", type=int, default=28, help="trials of 20 s or more")
+    return run(parser, measure, argv)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ large matrix product leaves nothing for a better loop, layout or compiler.
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -20,8 +20,9 @@ from torch.nn import functional as F  # noqa: N812
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import resnet18
 
-from benchmarks.pairing import Work, compare, in_process, print_table
+from benchmarks.pairing import Work, compare, in_process
 from benchmarks.pil_loader import endless, pil_loader
+from benchmarks.rows import Row, run
 from benchmarks.synthetic import BATCH, CLASSES, SIZE, data, random_images, trial
 from trainers.distributed import Ranks
 from trainers.memory import keep_freed_memory
@@ -105,7 +106,7 @@ def matmul_peer(steps: int) -> Work:
 
     def run() -> int:
         for _ in range(products):
-            matrix @ matrix
+            torch.mm(matrix, matrix)
         return images
 
     return run
@@ -117,14 +118,8 @@ def top_k(logits: Tensor, labels: Tensor) -> tuple[float, float]:
     return hits[:, :1].sum().item(), hits.sum().item()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2, help="in a round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--compiled", action="store_true")
-    args = parser.parse_args(argv)
+def measure(args: argparse.Namespace) -> Iterator[Row]:
+    """Ours against all peers, in processes of their own."""
     with ExitStack() as stack:
 
         def side(make: Callable[..., Work], *more: Any) -> Work:
@@ -138,10 +133,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.compiled:
             bare = (side(bare_peer), BARE_TARGET)
             peers["bare channels_last loop on random tensors"] = bare
-        found = compare(side(ours, args.compiled), peers, rounds=args.rounds)
-    how = "compiled" if args.compiled else "eager"
-    print_table(f"training step of ResNet18, {how}, {args.threads} threads", found)
-    return 0
+        how = "compiled" if args.compiled else "eager"
+        what = f"training step of ResNet18, {how}, {args.threads} threads"
+        yield from compare(what, side(ours, args.compiled), peers, rounds=args.rounds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=2, help="in a round")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compiled", action="store_true")
+    return run(parser, measure, argv)
 
 
 if __name__ == "__main__":

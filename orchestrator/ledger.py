@@ -77,7 +77,7 @@ class Ledger:
         """Of finished trials, mean time of an epoch and largest memory; else what was probed."""
         alike: dict[Kind, list[Mapping[str, Any]]] = defaultdict(list)
         for row in self.rows.values():
-            if row["status"] == "finished":
+            if row["status"] == "finished" and _is_timed(row):
                 alike[kind_of(row)].append(row)
         measured = {
             kind: Cost(
@@ -88,6 +88,10 @@ class Ledger:
             for kind, rows in alike.items()
         }
         return {**self.probed, **measured}
+
+
+def _is_timed(row: Mapping[str, Any]) -> bool:
+    return bool(row["epochs_done"]) and None not in (row["train_s"], row["eval_s"])
 
 
 def _peak(rows: Iterable[Mapping[str, Any]]) -> int | None:

@@ -109,10 +109,11 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     _check_slot(args)
     settings: dict[str, Any] = {}
     for text in args.settings:
+        where = f"--set {text if text.isprintable() else repr(text)}"
         key, equals, value = text.partition("=")
-        if not equals:
-            raise InputError(f"--set {text}: write it as key=value")
-        _put(settings, key.strip(), parse_yaml(value, where=f"--set {text}"))
+        if not (equals and value.strip()):  # nothing would be null: the recipe's value
+            raise InputError(f"{where}: write it as key=value")
+        _put(settings, key.strip(), parse_yaml(value, where=where))
     if args.seeds is not None:
         _put(settings, "seed", list(args.seeds))
     if args.epochs is not None:

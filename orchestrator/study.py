@@ -19,6 +19,7 @@ from orchestrator.slots import SLOT_KEYS, Slot, parse_slot
 from trainers.config import TrialConfig
 from trainers.registry import InputError, unknown
 
+MOST_DIGITS: Final = 400  # more than any float has; Python doesn't even print 5,000
 Grid = Mapping[str, Any]
 NOT_FIELDS: Final = ("description", "plugins", "include", "exclude", "resources")
 
@@ -59,16 +60,31 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# A name such as 2020-01-01 is no date, as YAML 1.2 has it.
+# Numbers as YAML 1.2 has them: 5e-4 is one; 010 is ten, not eight; 1:30 is not ninety but a name,
+# as is 2020-01-01.
+_OTHERS: Final = ("timestamp", "int", "float")
+_NUMBERS: Final = {
+    "int": r"[-+]?\d+|0x[0-9a-fA-F]+|0o[0-7]+",
+    "float": r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(":timestamp")]
+    first: [(tag, regexp) for tag, regexp in resolvers if not tag.endswith(_OTHERS)]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"),
-    list("-+.0123456789"),
-)
+for kind, pattern in _NUMBERS.items():  # a whole number matches both: the first counts
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{kind}", re.compile(f"^({pattern})$"), list("-+.0123456789")
+    )
+
+
+def _whole_number(loader: _Loader, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node)
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text, 0 if text[:2] in ("0x", "0o") else 10)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _whole_number)
 
 
 def shipped() -> list[str]:
@@ -103,7 +119,9 @@ def parse_yaml(text: str, *, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark else ""
         raise InputError(f"{where}{line}: malformed YAML: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+    except (
+        yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         # Also a value that isn't what its tag says, or an alias inside itself.
         raise InputError(f"{where}: malformed YAML: {' '.join(str(error).split())}") from error
 
@@ -119,12 +137,13 @@ def parse_study(text: str, *, name: str, where: str) -> Study:
     _check_block(base, where, NOT_FIELDS)
     for block in (*include, *exclude):
         _check_block(block, where)
-    plugins = content.get("plugins") or []
-    if not isinstance(plugins, list):
+    plugins = content.get("plugins")
+    plugins = [] if plugins is None else plugins
+    if not isinstance(plugins, list) or not all(isinstance(each, str) for each in plugins):
         raise InputError(f"{where}: plugins={plugins!r} must be a list of module names")
     grids = (base, *(base | block for block in include))
     resources = tuple(_resources(content, where))
-    return Study(name, grids, tuple(exclude), tuple(map(str, plugins)), where, resources)
+    return Study(name, grids, tuple(exclude), tuple(plugins), where, resources)
 
 
 def _resources(content: Mapping[str, Any], where: str) -> Iterator[tuple[Grid, Slot]]:
@@ -138,7 +157,8 @@ def _resources(content: Mapping[str, Any], where: str) -> Iterator[tuple[Grid, S
 
 
 def _blocks(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:
-    blocks = content.get(key) or []
+    blocks = content.get(key)
+    blocks = [] if blocks is None else blocks
     if not isinstance(blocks, list) or not all(isinstance(block, dict) for block in blocks):
         raise InputError(f"{where}: {key} must be a list of blocks of fields")
     return blocks

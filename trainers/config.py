@@ -97,6 +97,8 @@ class TrialConfig(BaseModel):
         for key, value in filled.items():
             if isinstance(value, bool) and key != "compile":  # pydantic takes it for 0 or 1
                 raise InputError(f"{key}={value} must be a number or a name, not true or false")
+            if isinstance(value, str):
+                _check_text(key, value)
         for key in KWARGS:
             _check_plain(key, filled.get(key))
         dataset, recipe = filled.get("dataset"), RECIPES.get(str(filled.get("optimizer")))
@@ -226,14 +228,34 @@ class TrialConfig(BaseModel):
         return fields
 
 
+def _check_text(field: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{field}={value!r} must be text that files can hold: {error}") from error
+
+
 def _check_plain(field: str, value: object) -> None:
     try:
         json.dumps(value, allow_nan=False)
+        _check_keys(value)
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(
             f"{field} must hold names, finite numbers, true, false, lists and mappings alone: "
             f"{error}"
         ) from error
+
+
+def _check_keys(value: object) -> None:
+    """In JSON, which the id is made of, 1 and "1" would be one key."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"{key!r} is not a name")
+            _check_keys(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_keys(inner)
 
 
 def _named(field: str, name: str, check: Callable[[str], object]) -> None:

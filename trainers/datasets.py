@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
-ANY_NUMBER: Final = 2**31
+ANY_NUMBER: Final = 2**31 - 1
 FOLDER: Final = "folder/"  # what names of image folders begin with
 
 

@@ -32,7 +32,7 @@ def read_config(path: Path) -> TrialConfig:
     """A trial's fields from a JSON file. Raises InputError."""
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last from a thousand brackets
         raise InputError(f"--config {path} can't be read: {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f"--config {path} must hold an object of fields, not {fields!r}")

@@ -10,7 +10,7 @@ from analysis.cells import (
     parse_kwargs,
     theory_trials,
 )
-from analysis.load import load_results
+from analysis.load import ResultsError, load_results
 from tests.analysis.recorded_store import ADAMW, CLASSIFICATION, COLLAPSE, Store, channels
 
 FIELDS = ("optimizer", "loss")
@@ -110,3 +110,17 @@ def test_seeds_text_counts_what_is_missing(store: Store, finished: int) -> None:
     (block,) = blocks(_measured(store), FIELDS)
     missing = "" if finished == 2 else " (1 planned trials not finished)"
     assert block.seeds_text(FIELDS) == f"n={finished} seeds{missing}"
+
+
+@pytest.mark.parametrize("name", ["regularizer", "seed"])
+def test_a_trial_that_belongs_in_no_cell_is_refused(store: Store, name: str) -> None:
+    store.add(COLLAPSE, {"nc1_train": 1.0}, **{name: None})
+    with pytest.raises(ResultsError, match=f"trial 000000000000 has no {name}; delete its file"):
+        _measured(store)
+
+
+@pytest.mark.parametrize("text", ["x", "[1]", "3"])
+def test_keyword_arguments_that_are_none(store: Store, text: str) -> None:
+    store.add(COLLAPSE, {"nc1_train": 1.0}, model_kwargs=text)
+    with pytest.raises(ResultsError, match="of a trial are no JSON object"):
+        list(blocks(_measured(store), FIELDS))

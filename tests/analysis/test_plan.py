@@ -60,6 +60,13 @@ def test_a_study_alone_is_a_results_folder(store: Store) -> None:
         ("- 1", "s.yaml holds no mapping `trials`"),
         ("trials: {}\nschema_version: 2", "s.yaml has schema_version 2, this package reads 1"),
         ("trials: {12: {}}\nschema_version: 1", "trial id 12 must be text"),
+        ("trials: {a: 1}\nschema_version: 1", "s.yaml has trials that are no mappings"),
+        (
+            "trials: {a: {}}\nfixed: [1]\nschema_version: 1",
+            "s.yaml has trials that are no mappings",
+        ),
+        ("trials: {a: {}}\nx: !!int ''\nschema_version: 1", "s.yaml is not valid YAML"),
+        ("trials: {a: {1: 2, b: 3}}\nschema_version: 1", r"unknown columns \['1', 'b'\]"),
         ("trials: {a: {los: ce}}\nschema_version: 1", r"unknown columns \['los'\]"),
     ],
 )
@@ -70,6 +77,9 @@ def test_broken_study_says_what_is_wrong(text: str, message: str) -> None:
 
 def test_value_of_another_type_names_its_column() -> None:
     study = parse_study("trials: {a: {seed: x}}\nschema_version: 1", source="s.yaml")
+    with pytest.raises(ResultsError, match="value for 'seed' that is no int64"):
+        plan_frame([study])
+    study = parse_study(f"trials: {{a: {{seed: {2**70}}}}}\nschema_version: 1", source="s.yaml")
     with pytest.raises(ResultsError, match="value for 'seed' that is no int64"):
         plan_frame([study])
 

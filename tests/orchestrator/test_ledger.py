@@ -60,6 +60,13 @@ def test_time_per_epoch_is_that_of_finished_trials_of_the_same_kind(
     assert kind_of(tiny(batch_size=8).row()) not in ledger.costs
 
 
+def test_a_row_without_times_tells_no_cost(store: ResultStore, tiny: Tiny) -> None:
+    config = tiny()
+    row = config.row() | {"trial_id": config.trial_id, "status": "finished", "epochs_done": 3}
+    store.write_rows("trials", config.trial_id, [row])
+    assert read_ledger(store).costs == {}
+
+
 @pytest.mark.parametrize("ran", [{"device": "cpu"}, {"world_size": 2}])
 def test_memory_is_that_of_one_worker_of_a_gpu(
     store: ResultStore, tiny: Tiny, ran: dict[str, object]

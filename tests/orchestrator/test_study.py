@@ -111,6 +111,14 @@ def test_two_studies_share_their_common_trials() -> None:
         ("loss: " + "[" * 3000, r"mine\.yaml: malformed YAML"),
         ("loss: ce\nbatch_size: 3000000000", r"batch_size=3000000000 must be less than 2147483648"),
         ("loss: ce\nepochs: 1e+30", r"mine\.yaml: epochs=1e\+30 can't be taken: "),
+        ("loss: ce\nlr: 1:30", r"mine\.yaml: lr='1:30' must be a valid number"),
+        ("loss: ce\nseed: 0x" + "f" * 5000, r"mine\.yaml: malformed YAML: a number of 5002 digits"),
+        ("loss: ce\nlr: !!float ''", r"mine\.yaml: malformed YAML"),
+        ("loss: ce\ncompile: !!bool maybe", r"mine\.yaml: malformed YAML"),
+        ("loss: ce\ndescription: !!timestamp x", r"mine\.yaml: malformed YAML"),
+        ("loss: ce\nexclude: 0", r"mine\.yaml: exclude must be a list of blocks"),
+        ("loss: ce\nplugins: false", r"mine\.yaml: plugins=False must be a list"),
+        ("loss: ce\nplugins: [1]", r"mine\.yaml: plugins=\[1\] must be a list"),
         ("", r"mine\.yaml: loss is missing"),
     ],
 )
@@ -118,6 +126,15 @@ def test_a_mistake_is_one_line_with_its_place(text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as error:
         trials(text)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("010", 10), ("08", 8), ("0x1F", 31), ("0o17", 15), ("+3", 3), ("1e3", 1000)],
+)
+def test_whole_numbers_are_those_of_yaml_1_2(text: str, value: int) -> None:
+    (row,) = trials(f"loss: ce\nseed: {text}")
+    assert row["seed"] == value
 
 
 def test_dates_are_names_and_blocks_can_be_merged() -> None:

@@ -62,6 +62,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--set", "lambda_b=-1"], "lambda_b=-1 must be greater than or equal to 0"),
         (["--set", "loss=[]"], "loss is an axis without values"),
         (["--set", "loss"], "--set loss: write it as key=value"),
+        (["--set", "lr="], "--set lr=: write it as key=value"),
+        (["--set", "loss\nce"], "--set 'loss\\nce': write it as key=value"),
         (["--set", "loss=[ce"], "--set loss=[ce, line 1: malformed YAML"),
         (["--results", "a_file"], "--results a_file can't be written"),
         (["--results", "a_file/deeper"], "can't be written"),

@@ -99,6 +99,15 @@ def test_every_field_is_a_column() -> None:
         ({"optimizer": "lbfgs", "regularizer": "global"}, "needs a weight_decay"),
         ({"dataset": "labels"}, "^image_size=32 |samples_per_class|needs images"),
         ({"dataset": "labels", "samples_per_class": 4}, "use model=ufm"),
+        (
+            {"dataset": "folder/x", "num_classes": 2**31},
+            "^num_classes=2147483648 must be from 2 to",
+        ),
+        ({"dataset": "folder/\ud800", "num_classes": 2}, r"^dataset='folder/\\ud800' must be text"),
+        (
+            {"model_kwargs": {"a": {1: 2, "1": 3}}},
+            "^model_kwargs must hold names, .*1 is not a name",
+        ),
         ({"model": "ufm", "augment": "da1"}, "^augment=da1 has no effect with model=ufm"),
     ],
 )

@@ -1,0 +1,390 @@
+"""Whatever a user gives, it is taken as given or refused in one line: never anything else.
+
+FUZZ_EXAMPLES=10000 tries more of everything, and other examples each time.
+"""
+
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from analysis import tables
+from analysis.schema import CONFIG_FIELDS
+from orchestrator.command_line import parse_args
+from orchestrator.ledger import read_ledger
+from orchestrator.planning import make_plan
+from orchestrator.study import check_excludes, expand, load_study
+from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
+from trainers.config import KWARGS, TrialConfig
+from trainers.registry import InputError
+from trainers.results import ResultStore
+from trainers.train import read_config
+
+FUZZ = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    database=None,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+GOOD: dict[str, list[Any]] = {
+    "dataset": ["digits", "cifar10", "labels", "synthetic", "folder/mine"],
+    "num_classes": [2, 10],
+    "samples_per_class": [1, 500],
+    "imbalance": [1.5, 100],
+    "image_size": [8, 224],
+    "model": ["resnet18", "mlp", "ufm"],
+    "model_kwargs": [{}, {"channels": [4, 4]}, {"a": {1: 2, "1": 3}}, {"hidden": [8]}],
+    "loss": ["ce", "bce", "focal", "mse"],
+    "loss_kwargs": [{}, {"gamma": 2.0}],
+    "optimizer": ["sgd", "adamw", "lbfgs"],
+    "lr": [0.1, 5e-4, 1],
+    "momentum": [0, 0.9],
+    "optimizer_kwargs": [{}, {"nesterov": True}],
+    "schedule": ["step", "cosine", "constant"],
+    "epochs": [1, 100],
+    "augment": ["none", "da1", "da1+da2"],
+    "rotation": [0, 15.0],
+    "regularizer": ["features", "global"],
+    "lambda_w": [0, 5e-4],
+    "weight_decay": [0, 5e-4],
+    "precision": ["fp32", "bf16", "fp16"],
+    "compile": [True, False],
+    "eval_every": [1, 5],
+    "eval_dense": [0, 10],
+    "seed": [0, 1, 2**32 - 1],
+}
+# What a trial can't do without.
+NEEDED = ("dataset", "model", "loss", "optimizer")
+HUGE = b"0x" + b"f" * 5000  # a number of more digits than Python prints
+BIG = [2**31 - 1, 2**31, 2**32, 2**63, 10**30, -1, 1e308, -1e-320]
+ODD = st.one_of(
+    st.sampled_from([*BIG, math.nan, math.inf, -math.inf, True, "", "\ud800", "\0", "a\nb"]),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
+    st.from_regex(r"[-+]?[0-9._:]{1,6}", fullmatch=True),
+)
+TREES = st.recursive(
+    ODD,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.text(max_size=3), ODD), inner)
+    ),
+    max_leaves=5,
+)
+
+
+def a_value(name: str) -> st.SearchStrategy[Any]:
+    good = st.sampled_from(GOOD[name]) if name in GOOD else st.sampled_from([0, 1, 10, 0.5])
+    return st.one_of(good, good, good, good, ODD, TREES)
+
+
+def some(names: st.SearchStrategy[list[str]], value: Any) -> st.SearchStrategy[dict[str, Any]]:
+    return names.flatmap(lambda chosen: st.fixed_dictionaries({n: value(n) for n in chosen}))
+
+
+def names(most: int) -> st.SearchStrategy[list[str]]:
+    known = st.sampled_from(sorted(TrialConfig.model_fields))
+    return st.lists(st.one_of(known, known, known, st.text(max_size=8)), unique=True, max_size=most)
+
+
+BASE = st.fixed_dictionaries({name: st.sampled_from(GOOD[name]) for name in NEEDED})
+FIELDS = st.builds(lambda base, more: base | more, BASE, some(names(4), a_value))
+
+
+def taken(name: str, given: Any, value: Any) -> bool:
+    """Whether a config's row shows what was given."""
+    if name in KWARGS:
+        return json.loads(value) == as_json(given)
+    if isinstance(value, bool) and not isinstance(given, bool):
+        return str(given).lower() in (
+            ("1", "1.0", "true", "yes", "on", "t", "y")
+            if value
+            else ("0", "0.0", "-0.0", "false", "no", "off", "f", "n")
+        )
+    if isinstance(value, float | int):
+        return float(given) == value
+    return given == value
+
+
+def as_json(value: Any) -> Any:
+    """The same by JSON; a key that is there twice in it, as 1 and "1", is there twice here."""
+    if isinstance(value, dict):
+        keys = [next(iter(json.loads(json.dumps({key: 0})))) for key in value]
+        assert len({*keys}) == len(keys), f"{value} was taken"
+        return {key: as_json(inner) for key, inner in zip(keys, value.values(), strict=True)}
+    return [as_json(inner) for inner in value] if isinstance(value, list | tuple) else value
+
+
+def check_taken(config: TrialConfig, given: Mapping[str, Any]) -> None:
+    """Every given field is in the config, which can be stored and handed to a worker."""
+    row = config.row()
+    for name, value in given.items():
+        choices = value if isinstance(value, list) else [value]
+        if None not in choices:  # null leaves a field to the recipe
+            assert any(taken(name, each, row[name]) for each in choices), (name, value, row[name])
+    for field in CONFIG_FIELDS:
+        pa.array([row[field.name]], field.type)
+    sent = config.model_dump(exclude_none=True)
+    assert TrialConfig.parse(sent).trial_id == config.trial_id
+
+
+def check_refused(error: Exception) -> None:
+    assert str(error)
+    assert "\n" not in str(error)
+
+
+@FUZZ
+@given(FIELDS)
+def test_fields_of_a_trial(fields: dict[str, Any]) -> None:
+    try:
+        config = TrialConfig.parse(fields)
+    except InputError as error:
+        check_refused(error)
+    else:
+        check_taken(config, {name: [value] for name, value in fields.items()})
+
+
+@FUZZ
+@given(
+    st.one_of(
+        st.binary(max_size=30),
+        TREES.map(lambda tree: json.dumps(tree, skipkeys=True).encode()),
+        FIELDS.map(lambda fields: json.dumps(fields, skipkeys=True).encode()),
+        st.sampled_from([b"[" * 5000, b'{"seed": ' + b"9" * 5000 + b"}"]),
+    )
+)
+def test_a_trial_in_json(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "trial.json"
+        path.write_bytes(content)
+        try:
+            config = read_config(path)
+        except InputError as error:
+            check_refused(error)
+        else:
+            fields = json.loads(content)
+            check_taken(config, {name: [value] for name, value in fields.items()})
+
+
+AXES = st.builds(lambda base, more: base | more, BASE, some(
+    names(4), lambda name: st.one_of(a_value(name), st.lists(a_value(name), max_size=2))
+))  # fmt: skip
+BLOCKS = st.one_of(st.lists(st.one_of(some(names(2), a_value), TREES), max_size=2), TREES)
+STUDIES = st.builds(
+    lambda axes, more: axes | more,
+    AXES,
+    st.one_of(
+        st.just({}),
+        st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(("include", "exclude", "resources"), BLOCKS)
+        ),
+        st.fixed_dictionaries({}, optional={"plugins": ODD, "description": TREES}),
+    ),
+)
+
+
+def as_yaml(content: Any) -> bytes:
+    return yaml.safe_dump(content, allow_unicode=True).encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: st.SearchStrategy[bytes]) -> bytes:
+    """With some bytes removed and others put in."""
+    content = draw(whole)
+    start = draw(st.integers(0, len(content)))
+    put = draw(
+        st.one_of(
+            st.binary(max_size=3), st.sampled_from([b"&a ", b"*a", b"[" * 2000, b"!!int ", HUGE])
+        )
+    )
+    return content[:start] + put + content[start + draw(st.integers(0, 3)) :]
+
+
+@FUZZ
+@given(st.one_of(STUDIES.map(as_yaml), damaged(STUDIES.map(as_yaml)), st.binary(max_size=40)))
+def test_a_study_file(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mine.yaml"
+        path.write_bytes(content)
+        try:
+            study = load_study(str(path))
+            check_excludes(study)
+            trials = expand(study)
+        except InputError as error:
+            check_refused(error)
+            return
+        for config in trials.values():
+            allowed = [grid for grid in study.grids if _fits(config, grid)]
+            assert allowed
+
+
+def _fits(config: TrialConfig, grid: Mapping[str, Any]) -> bool:
+    try:
+        check_taken(config, grid)
+    except AssertionError:
+        return False
+    return True
+
+
+WORDS = st.one_of(
+    st.builds(
+        lambda name, value: f"{name}={json.dumps(value, skipkeys=True)}",
+        st.one_of(st.sampled_from(sorted(TrialConfig.model_fields)), st.text(max_size=5)),
+        st.one_of(st.sampled_from([value for values in GOOD.values() for value in values]), TREES),
+    ),
+    st.builds(
+        "{}={}".format, st.sampled_from(["seed", "lr", "loss", "epochs"]), st.text(max_size=8)
+    ),
+    st.from_regex(r"(seed|lr|epochs|bias_init_mean)=[-+]?[0-9._:e]{1,6}", fullmatch=True),
+    st.text(max_size=12),
+)
+
+
+@FUZZ
+@given(
+    st.lists(WORDS, max_size=2), st.sampled_from(["--set", "--seeds", "--epochs", "--limit"]), ODD
+)
+def test_settings_of_a_command(words: list[str], option: str, value: Any) -> None:
+    argv = [part for word in words for part in ("--set", word)]
+    argv += [] if option == "--set" else [option, str(value)]
+    with tempfile.TemporaryDirectory() as folder:
+        study = Path(folder) / "mine.yaml"
+        study.write_text(yaml.safe_dump({name: GOOD[name][0] for name in NEEDED}))
+        try:
+            args = parse_args(["--study", str(study), *argv])
+        except SystemExit:  # argparse's own line
+            return
+        try:
+            plan = make_plan(args, ResultStore(Path(folder) / "results"))
+        except InputError as error:
+            check_refused(error)
+            return
+    for word in args.settings:
+        name, _, text = word.partition("=")
+        check_text_taken([config.row() for config in plan.trials.values()], name.strip(), text)
+
+
+def check_text_taken(rows: list[dict[str, Any]], name: str, text: str) -> None:
+    """Text that reads as a number was taken as that number."""
+    try:
+        number = float(text)
+    except ValueError:
+        return
+    assert all(float(row[name]) == number for row in rows), (name, text)
+
+
+TEST = {"accuracy_test": 0.5, "uniform_accuracy_test": 0.25, "compactness_test": 0.5,
+        "distinctiveness_test": 0.25, "nc1_train": 1.0, "s_pos_mean_train": 2.0}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Results with a trial for cells of all tables, a study and a trial that never ran."""
+    store = Store(tmp_path_factory.mktemp("whole") / "results")
+    plan = {
+        store.add(config, TEST, loss=loss, scores={"bias": [(0.5, 0.5, 1)]}): {
+            **config,
+            "loss": loss,
+        }
+        for config in (CLASSIFICATION, COLLAPSE)
+        for loss in ("ce", "bce")
+    }
+    store.study("mine", plan)
+    return store.root
+
+
+HOW = ("cut", "flip", "empty", "text", "drop", "null", "retype", "value", "version", "stray",
+       "remove", "folder")  # fmt: skip
+
+
+@st.composite
+def damages(draw: st.DrawFn) -> list[Any]:
+    """What happens to a folder: which of its files, and what to each."""
+    changed = st.tuples(
+        st.sampled_from(HOW),
+        st.integers(0, 2**31),
+        st.integers(0, 2**31),
+        ODD,
+    )  # fmt: skip
+    return draw(st.lists(changed, min_size=1, max_size=2))
+
+
+def damage(root: Path, how: str, which: int, where: int, value: Any) -> None:
+    files = sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        return
+    path = files[which % len(files)]
+    content = path.read_bytes()
+    at = where % max(len(content), 1)
+    text = str(value).encode("utf-8", "surrogatepass")
+    if how == "cut":
+        path.write_bytes(content[:at])
+    elif how == "flip" and content:
+        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << which % 8)]) + content[at + 1 :])
+    elif how in ("empty", "text"):
+        path.write_bytes(text if how == "text" else b"")
+    elif how == "stray":
+        path.with_name(f"stray{path.suffix}").write_bytes(text)
+    elif how in ("remove", "folder"):
+        path.unlink()
+        if how == "folder":
+            path.mkdir()
+    elif path.suffix == ".yaml":
+        path.write_bytes(content[:at] + text + content[at:])
+    else:
+        rewrite(path, how, where, value)
+
+
+def rewrite(path: Path, how: str, where: int, value: Any) -> None:
+    """Another column, type or version in a file that is a whole Parquet file all the same."""
+    try:
+        table = pq.read_table(path)
+    except (pa.ArrowException, OSError):
+        return  # damaged already
+    if how == "version":
+        pq.write_table(table.replace_schema_metadata({"schema_version": repr(value)}), path)
+        return
+    if not table.column_names:
+        return
+    column = where % len(table.column_names)
+    name = table.column_names[column]
+    if how == "drop":
+        changed = table.drop_columns([name])
+    else:
+        kind = table.schema.field(name).type if how == "null" else None
+        other = [None if how == "null" else repr(value) if how == "retype" else value] * len(table)
+        try:
+            changed = table.set_column(column, name, pa.array(other, kind))
+        except (pa.ArrowException, UnicodeEncodeError, OverflowError):
+            return
+    pq.write_table(changed, path)
+
+
+COMMANDS = ([], ["--allow-partial", "--trace"], ["--by", "loss", "regularizer"])
+
+
+@settings(FUZZ, max_examples=max(FUZZ.max_examples // 4, 1))  # each takes a quarter of a second
+@given(done=damages(), more=st.sampled_from(COMMANDS))
+def test_a_damaged_results_folder(whole: Path, done: list[Any], more: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = shutil.copytree(whole, Path(folder) / "results")
+        for each in done:
+            damage(root, *each)
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            assert tables.main(["--results", str(root), *more]) in (0, 1, 2)
+        with suppress(InputError):  # a line for each file
+            assert read_ledger(ResultStore(root)).costs is not None
