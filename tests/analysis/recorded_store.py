@@ -44,7 +44,7 @@ class Store:
         metrics: Metrics | Sequence[Metrics] = (),
         *,
         scores: Bins | None = None,
-        status: str = "finished",
+        status: str | None = "finished",
         **overrides: Any,
     ) -> str:
         """A trial with these metrics at its only epoch, or at each of several; its id."""
