@@ -1,0 +1,195 @@
+"""The documents: their links lead somewhere, their commands and studies are ones that exist."""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from analysis.command_line import Parser
+from orchestrator.command_line import parse_args
+from orchestrator.planning import make_plan
+from orchestrator.study import expand, parse_study
+from trainers.results import ResultStore
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# Programs that are not ours. What they are given is not looked at, but for a sweep's options.
+OTHERS = {
+    "source", "mv", "export", "git", "docker", "kubectl", "sbatch", "ray", "mlflow", "$EDITOR",
+    "python3", "pip", "pre-commit",
+}  # fmt: skip
+SWEEP = "orchestrator.sweep"
+names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """Name of the document and text of every block in a language."""
+    return [
+        (path.name, match[2])
+        for path in DOCUMENTS
+        for match in BLOCK.finditer(path.read_text("utf-8"))
+        if match[1] == language
+    ]
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every command of the shell blocks, and those in the text that begin with `python`."""
+    for path in DOCUMENTS:
+        text = path.read_text("utf-8")
+        for match in BLOCK.finditer(text):
+            if match[1] == "sh":
+                for line in match[2].replace("\\\n", " ").splitlines():
+                    yield from ((path.name, part) for part in parts(line))
+        spans = re.findall(r"`(python -m [^`]+|python \w+/[^`]+)`", BLOCK.sub("", text))
+        yield from ((path.name, part) for span in spans for part in parts(span.replace("\n", " ")))
+
+
+def parts(line: str) -> Iterator[list[str]]:
+    words = shlex.split(line, comments=True)
+    while "&&" in words:
+        at = words.index("&&")
+        yield words[:at]
+        words = words[at + 1 :]
+    if words:
+        yield words
+
+
+def anchors(path: Path) -> set[str]:
+    """As GitHub makes them of headings."""
+    headings = re.findall(r"^#+ (.*)$", BLOCK.sub("", path.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@names
+def test_links_lead_somewhere(path: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", BLOCK.sub("", path.read_text("utf-8"))):
+        if re.match(r"https?://|mailto:", link):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (path.parent / file).resolve() if file else path
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def test_commands_exist(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is parsed by its own program, and what a sweep is asked for expands to trials."""
+    monkeypatch.setattr("sys.path", [*sys.path])  # planning adds to it
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    checked = 0
+    for document, words in commands():
+        while words and "=" in words[0] and not words[0].startswith("-"):  # FAULT_ROUNDS=10 ...
+            words = words[1:]
+        program = words[0].removeprefix(".venv/bin/")
+        what = f"{document}: {shlex.join(words)}"
+        if program == "make":
+            assert set(words[1:]) <= targets, what
+        elif program in ("python", "torchrun"):
+            check_python(words, what, store)
+            checked += 1
+        else:
+            assert program in OTHERS, what
+            if "--" in words:
+                check_python(["python", *words[words.index("--") + 1 :]], what, store)
+            elif "cluster/slurm.sbatch" in words:
+                check_sweep(words[words.index("cluster/slurm.sbatch") + 1 :], what, store)
+    assert checked > 30
+
+
+def check_python(words: list[str], what: str, store: ResultStore) -> None:
+    """`python -m MODULE ...`, `python FILE ...`, or what follows `ray submit ... --`."""
+    while words and not (words[0] == "-m" or words[0].endswith(".py")):
+        if words[0] == "--study":  # of `ray submit`, which names the script before
+            return check_sweep(words, what, store)
+        words = words[1:]
+    assert words, what
+    if words[0] == "-m":
+        module, argv = words[1], words[2:]
+    else:
+        assert (ROOT / words[0]).is_file(), what
+        module, argv = words[0].removesuffix(".py").replace("/", "."), words[1:]
+    if module == SWEEP:
+        check_sweep(argv, what, store)
+    elif module.startswith(("docs.", "benchmarks")):  # their options are few, and not checked
+        assert words[0] != "-m" or find_spec(module), what
+    elif argv and argv[0] != ">":
+        check_options(module, argv, what)
+    else:
+        assert find_spec(module), what
+
+
+def check_sweep(argv: list[str], what: str, store: ResultStore) -> None:
+    """The options, and the trials that they ask for."""
+    args = parse_args(argv)
+    if not any(name.endswith(".yaml") for name in args.study):  # those are the reader's own
+        assert make_plan(args, store).trials, what
+
+
+class GotThroughError(Exception):
+    """Got through the parser: nothing of the program itself is to run."""
+
+
+def check_options(module: str, argv: list[str], what: str) -> None:
+    """Whether a program's own parser takes them."""
+
+    def stop(self: Parser, args: list[str] | None = None) -> Namespace:
+        ArgumentParser.parse_args(self, args)
+        raise GotThroughError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Parser, "parse_args", stop)
+        try:
+            import_module(module).main(argv)
+        except GotThroughError:
+            return
+        except SystemExit:
+            pass
+    pytest.fail(what)
+
+
+def test_studies_are_studies() -> None:
+    whole = 0
+    for document, text in blocks("yaml"):
+        if text.startswith("resources:") or "dataset:" not in text:
+            text = "dataset: digits\nmodel: resnet18\nloss: ce\noptimizer: sgd\n" + text
+        needed = {"model": "resnet18", "loss": "ce", "optimizer": "sgd"}
+        missing = [f"{k}: {v}\n" for k, v in needed.items() if not re.search(rf"^{k}:", text, re.M)]
+        study = parse_study("".join(missing) + text, name="it", where=document)
+        if not study.plugins:
+            assert expand(study), text
+        whole += 1
+    assert whole >= 4
+
+
+def test_python_is_python() -> None:
+    for _, text in blocks("python"):
+        ast.parse(text)
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_your_own(tmp_path: Path) -> None:
+    """The module and the study of docs/your-own.md, and the commands below them."""
+    text = (ROOT / "docs" / "your-own.md").read_text("utf-8")
+    for _, block in BLOCK.findall(text):
+        if name := re.match(r"# (mine\.\w+)\n", block):
+            (tmp_path / name[1]).write_text(block)
+    (shell,) = [block for language, block in BLOCK.findall(text) if language == "sh"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for line in shell.splitlines():
+        words = [sys.executable, *shlex.split(line)[1:]]
+        words = [str(ROOT / word) if word.startswith("orchestrator/") else word for word in words]
+        if "--dry-run" not in words and words[1].endswith("sweep.py"):
+            words += ["--address", "local"]
+        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "mine" / "report.html").exists()
