@@ -12,8 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import fs
 
 from analysis import tables
+from analysis.parquet import read_files
+from analysis.plan import ResultsError
+from analysis.schema import EPOCHS
 from orchestrator.ledger import read_ledger
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 from tests.fuzzing import FUZZ, ODD
@@ -121,3 +125,27 @@ def test_a_damaged_results_folder(whole: Path, done: list[Any], more: list[str])
             assert tables.main(["--results", str(root), *more]) in (0, 1, 2)
         with suppress(InputError):  # a line for each file
             assert read_ledger(ResultStore(root)).costs is not None
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The epochs of a trial as trainers write them."""
+    store = ResultStore(tmp_path_factory.mktemp("written"))
+    rows = [{"trial_id": "a", "epoch": i, "nc1_train": 1 / i, "lr": 0.1} for i in range(1, 30)]
+    store.write_rows("epochs", "a", rows)
+    return Path(store.path("epochs", "a.parquet"))
+
+
+@FUZZ
+@given(st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_a_flipped_bit_never_gives_another_number(written: Path, where: float, bit: int) -> None:
+    content = bytearray(written.read_bytes())
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    at = 4 + int(where * (footer - 4))
+    content[at] ^= 1 << bit
+    whole = read_files(fs.LocalFileSystem(), [str(written)], EPOCHS)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.parquet"
+        path.write_bytes(content)
+        with suppress(ResultsError):
+            assert read_files(fs.LocalFileSystem(), [str(path)], EPOCHS).equals(whole)
