@@ -90,7 +90,8 @@ def read_trial(filesystem: fs.FileSystem, folder: str, trial_id: str) -> list[di
     for _ in range(TRIES):
         try:
             path = f"{folder}/{trial_id}.parquet"
-            return pq.read_table(path, filesystem=filesystem).to_pylist()
+            table = pq.read_table(path, filesystem=filesystem, page_checksum_verification=True)
+            return table.to_pylist()
         except FileNotFoundError:
             pass  # merged, or never there
         if not _generation(filesystem, folder):  # spares listing 10,000 files
@@ -150,7 +151,7 @@ def _merged(folder: str, number: int, found: Mapping[str, fs.FileInfo]) -> Merge
 def _rows(filesystem: fs.FileSystem, listing: Listing, trial_id: str) -> list[dict[str, Any]]:
     for merged in listing.merged:
         with merged.open(filesystem) as source:
-            file = pq.ParquetFile(source, pre_buffer=True)
+            file = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
             groups = [i for i in range(file.num_row_groups) if _may_hold(file, i, trial_id)]
             table = file.read_row_groups(groups) if groups else file.schema_arrow.empty_table()
             rows = table.filter(pc.field("trial_id") == trial_id).to_pylist()

@@ -180,5 +180,5 @@ def _parquet(rows: pa.Table) -> bytes:
     fit = GROUP_BYTES * len(rows) // max(rows.nbytes, 1)
     sink = pa.BufferOutputStream()
     group = min(max(fit, 1), GROUP_ROWS)
-    pq.write_table(rows, sink, compression="zstd", row_group_size=group)
+    pq.write_table(rows, sink, compression="zstd", row_group_size=group, write_page_checksum=True)
     return sink.getvalue().to_pybytes()

@@ -122,7 +122,7 @@ def _read_file(filesystem: pafs.FileSystem, file: str, schema: pa.Schema) -> pa.
     except OSError as error:
         raise ResultsError(f"{file} can't be read now ({one_line(error)}); try again") from error
     try:
-        parquet = pq.ParquetFile(pa.BufferReader(content))
+        parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_version(parquet.schema_arrow, file)
         table = parquet.read(columns=schema.names, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
@@ -136,7 +136,7 @@ def _read_file(filesystem: pafs.FileSystem, file: str, schema: pa.Schema) -> pa.
 def _read_merged_file(filesystem: pafs.FileSystem, file: Merged, schema: pa.Schema) -> pa.Table:
     try:
         with file.open(filesystem) as source:
-            parquet = pq.ParquetFile(source, pre_buffer=True)
+            parquet = pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
             _check_version(parquet.schema_arrow, file.visible)
             table = parquet.read(columns=schema.names)
     except FileNotFoundError:

@@ -105,19 +105,6 @@ def build_tables(
     ]
 
 
-def render(
-    results: Results,
-    names: Sequence[int | str] = NAMES,
-    fmt: str = "markdown",
-    *,
-    compare: bool = True,
-    allow_partial: bool = False,
-) -> str:
-    """Some tables as one text; `fmt` as in `render.EXTENSIONS`. Raises: as `build_table`."""
-    tables = build_tables(results, names, compare=compare, allow_partial=allow_partial)
-    return render_tables(tables, fmt)
-
-
 def _select(trials: pd.DataFrame, name: str) -> pd.DataFrame:
     if name == "1":
         return collapse_trials(trials)

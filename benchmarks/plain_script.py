@@ -58,7 +58,8 @@ def loaders(args: argparse.Namespace) -> list[DataLoader]:
 def build_model(args: argparse.Namespace, channels: int) -> nn.Module:
     """A narrow ResNet18 with the stem for small images."""
     model = timm.create_model("resnet18", num_classes=10, channels=args.channels)
-    model.conv1 = nn.Conv2d(channels, args.channels[0], 3, padding=1, bias=False)
+    width: int = model.conv1.out_channels  # pyright: ignore
+    model.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     return model
 

@@ -66,7 +66,9 @@ def measure(args: argparse.Namespace) -> Iterator[Row]:
     from ray.cluster_utils import Cluster
 
     for nodes in args.nodes:
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+        cluster = Cluster(
+            initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        )
         try:
             for _ in range(nodes - 1):
                 cluster.add_node(num_cpus=1)

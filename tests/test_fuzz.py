@@ -1,45 +1,26 @@
-"""Whatever a user gives, it is taken as given or refused in one line: never anything else.
+"""Whatever a user writes, it is taken as given or refused in one line: never anything else."""
 
-FUZZ_EXAMPLES=10000 tries more of everything, and other examples each time.
-"""
-
-import io
 import json
-import math
-import os
-import shutil
 import tempfile
 from collections.abc import Mapping
-from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
-import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis import tables
 from analysis.schema import CONFIG_FIELDS
 from orchestrator.command_line import parse_args
-from orchestrator.ledger import read_ledger
 from orchestrator.planning import make_plan
 from orchestrator.study import check_excludes, expand, load_study
-from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
+from tests.fuzzing import FUZZ, ODD
 from trainers.config import KWARGS, TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore
 from trainers.train import read_config
 
-FUZZ = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "100")),
-    derandomize="FUZZ_EXAMPLES" not in os.environ,
-    database=None,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
 GOOD: dict[str, list[Any]] = {
     "dataset": ["digits", "cifar10", "labels", "synthetic", "folder/mine"],
     "num_classes": [2, 10],
@@ -70,14 +51,6 @@ GOOD: dict[str, list[Any]] = {
 # What a trial can't do without.
 NEEDED = ("dataset", "model", "loss", "optimizer")
 HUGE = b"0x" + b"f" * 5000  # a number of more digits than Python prints
-BIG = [2**31 - 1, 2**31, 2**32, 2**63, 10**30, -1, 1e308, -1e-320]
-ODD = st.one_of(
-    st.sampled_from([*BIG, math.nan, math.inf, -math.inf, True, "", "\ud800", "\0", "a\nb"]),
-    st.integers(),
-    st.floats(),
-    st.text(max_size=8),
-    st.from_regex(r"[-+]?[0-9._:]{1,6}", fullmatch=True),
-)
 TREES = st.recursive(
     ODD,
     lambda inner: st.one_of(
@@ -285,106 +258,3 @@ def check_text_taken(rows: list[dict[str, Any]], name: str, text: str) -> None:
     except ValueError:
         return
     assert all(float(row[name]) == number for row in rows), (name, text)
-
-
-TEST = {"accuracy_test": 0.5, "uniform_accuracy_test": 0.25, "compactness_test": 0.5,
-        "distinctiveness_test": 0.25, "nc1_train": 1.0, "s_pos_mean_train": 2.0}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Results with a trial for cells of all tables, a study and a trial that never ran."""
-    store = Store(tmp_path_factory.mktemp("whole") / "results")
-    plan = {
-        store.add(config, TEST, loss=loss, scores={"bias": [(0.5, 0.5, 1)]}): {
-            **config,
-            "loss": loss,
-        }
-        for config in (CLASSIFICATION, COLLAPSE)
-        for loss in ("ce", "bce")
-    }
-    store.study("mine", plan)
-    return store.root
-
-
-HOW = ("cut", "flip", "empty", "text", "drop", "null", "retype", "value", "version", "stray",
-       "remove", "folder")  # fmt: skip
-
-
-@st.composite
-def damages(draw: st.DrawFn) -> list[Any]:
-    """What happens to a folder: which of its files, and what to each."""
-    changed = st.tuples(
-        st.sampled_from(HOW),
-        st.integers(0, 2**31),
-        st.integers(0, 2**31),
-        ODD,
-    )  # fmt: skip
-    return draw(st.lists(changed, min_size=1, max_size=2))
-
-
-def damage(root: Path, how: str, which: int, where: int, value: Any) -> None:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
-    if not files:
-        return
-    path = files[which % len(files)]
-    content = path.read_bytes()
-    at = where % max(len(content), 1)
-    text = str(value).encode("utf-8", "surrogatepass")
-    if how == "cut":
-        path.write_bytes(content[:at])
-    elif how == "flip" and content:
-        path.write_bytes(content[:at] + bytes([content[at] ^ (1 << which % 8)]) + content[at + 1 :])
-    elif how in ("empty", "text"):
-        path.write_bytes(text if how == "text" else b"")
-    elif how == "stray":
-        path.with_name(f"stray{path.suffix}").write_bytes(text)
-    elif how in ("remove", "folder"):
-        path.unlink()
-        if how == "folder":
-            path.mkdir()
-    elif path.suffix == ".yaml":
-        path.write_bytes(content[:at] + text + content[at:])
-    else:
-        rewrite(path, how, where, value)
-
-
-def rewrite(path: Path, how: str, where: int, value: Any) -> None:
-    """Another column, type or version in a file that is a whole Parquet file all the same."""
-    try:
-        table = pq.read_table(path)
-    except (pa.ArrowException, OSError):
-        return  # damaged already
-    if how == "version":
-        pq.write_table(table.replace_schema_metadata({"schema_version": repr(value)}), path)
-        return
-    if not table.column_names:
-        return
-    column = where % len(table.column_names)
-    name = table.column_names[column]
-    if how == "drop":
-        changed = table.drop_columns([name])
-    else:
-        kind = table.schema.field(name).type if how == "null" else None
-        other = [None if how == "null" else repr(value) if how == "retype" else value] * len(table)
-        try:
-            changed = table.set_column(column, name, pa.array(other, kind))
-        except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-            return
-    pq.write_table(changed, path)
-
-
-COMMANDS = ([], ["--allow-partial", "--trace"], ["--by", "loss", "regularizer"])
-
-
-@settings(FUZZ, max_examples=max(FUZZ.max_examples // 4, 1))  # each takes a quarter of a second
-@given(done=damages(), more=st.sampled_from(COMMANDS))
-def test_a_damaged_results_folder(whole: Path, done: list[Any], more: list[str]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        root = shutil.copytree(whole, Path(folder) / "results")
-        for each in done:
-            damage(root, *each)
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            assert tables.main(["--results", str(root), *more]) in (0, 1, 2)
-        with suppress(InputError):  # a line for each file
-            assert read_ledger(ResultStore(root)).costs is not None

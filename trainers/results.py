@@ -82,7 +82,7 @@ class ResultStore:
         assert not strange, f"columns {sorted(strange)} are not in the schema of {table}"
         data = pa.Table.from_pylist([_nullable(row) for row in rows], schema=schema)
         sink = pa.BufferOutputStream()
-        pq.write_table(data, sink, compression="zstd")
+        pq.write_table(data, sink, compression="zstd", write_page_checksum=True)
         path = self.path(table, f"{trial_id}.parquet")
         write_atomic(self.filesystem, path, sink.getvalue().to_pybytes())
 

@@ -114,7 +114,7 @@ def test_seeds_text_counts_what_is_missing(store: Store, finished: int) -> None:
 
 @pytest.mark.parametrize("name", ["regularizer", "seed"])
 def test_a_trial_that_belongs_in_no_cell_is_refused(store: Store, name: str) -> None:
-    store.add(COLLAPSE, {"nc1_train": 1.0}, **{name: None})
+    store.add({**COLLAPSE, name: None}, {"nc1_train": 1.0})
     with pytest.raises(ResultsError, match=f"trial 000000000000 has no {name}; delete its file"):
         _measured(store)
 

@@ -6,6 +6,7 @@ import pytest
 from analysis import tables
 from analysis.gaps import GapError
 from analysis.load import load_results
+from analysis.render import render_tables
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 
 TEST = {
@@ -142,7 +143,7 @@ def test_render_is_what_the_command_prints(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.add(CLASSIFICATION, TEST)
-    text = tables.render(load_results(store.root), [2], "json", compare=False)
+    text = render_tables([tables.build_table(load_results(store.root), 2, compare=False)], "json")
     arguments = ["--results", str(store.root), "--table", "2", "--format", "json", "--no-compare"]
     assert tables.main(arguments) == 0
     assert capsys.readouterr().out == text
@@ -197,7 +198,7 @@ def test_order_of_files_and_seeds_changes_nothing(tmp_path: Path) -> None:
         for loss, seed in order:
             metrics = {**TEST, "accuracy_test": values[loss, seed]}
             store.add(CLASSIFICATION, metrics, loss=loss, seed=seed)
-        texts.add(tables.render(load_results(store.root), [2, 3]))
+        texts.add(render_tables(tables.build_tables(load_results(store.root), [2, 3]), "markdown"))
     assert len(texts) == 1
 
 
