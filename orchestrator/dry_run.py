@@ -2,8 +2,9 @@
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pyarrow import fs
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.console import Console
 from analysis.schema import TABLES
 from orchestrator.estimate import wall_seconds
 from orchestrator.packing import slots_on
+from orchestrator.plan_file import shared_fields
 from orchestrator.planning import Plan
 from orchestrator.progress import duration
 from orchestrator.slots import Node, Slot, at_once
@@ -33,9 +35,7 @@ def show_plan(
 ) -> None:
     """Print what would happen on these nodes."""
     if not console.quiet:
-        for i, config in plan.trials.items():  # print, since thousands of lines take rich seconds
-            axes = " ".join(f"{k}={v}" for k, v in config.row().items() if v is not None)
-            print(f"{i} {plan.ledger.status(i) or 'new':9} {axes}")
+        _list_trials(plan)
     for line in (
         f"{len(plan.trials)} trials, {plan.done} done, {len(plan.to_do)} to run",
         *_kinds(plan, nodes),
@@ -43,6 +43,21 @@ def show_plan(
         *_disk(plan, store),
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _list_trials(plan: Plan) -> None:
+    """What all have alike, then a line for each with what sets it apart."""
+    rows = {i: config.row() for i, config in plan.trials.items()}
+    alike = shared_fields(rows) if len(rows) > 1 else {}
+    if alike:
+        print(f"{'all':22} {_axes(alike)}")  # print, since thousands of lines take rich seconds
+    for i, row in rows.items():
+        own = {k: v for k, v in row.items() if k not in alike}
+        print(f"{i} {plan.ledger.status(i) or 'new':9} {_axes(own)}")
+
+
+def _axes(fields: Mapping[str, Any]) -> str:
+    return " ".join(f"{k}={v}" for k, v in fields.items() if v is not None)
 
 
 def _kinds(plan: Plan, nodes: Sequence[Node]) -> Iterator[str]:

@@ -59,10 +59,15 @@ def rerun_command(argv: Sequence[str], *more: str) -> str:
     return shlex.join(("python", "orchestrator/sweep.py", *kept, *more))
 
 
+def shared_fields(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields that all of these trials have alike."""
+    first = next(iter(rows.values()))
+    return {k: v for k, v in first.items() if all(row.get(k) == v for row in rows.values())}
+
+
 def _yaml(name: str, command: str, rows: Mapping[str, Mapping[str, Any]]) -> str:
     """What all trials share, and what is each one's own."""
-    first = next(iter(rows.values()))
-    fixed = {k: v for k, v in first.items() if all(row.get(k) == v for row in rows.values())}
+    fixed = shared_fields(rows)
     content = {
         "study": name,
         "command": command,

@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Programs that are not ours. What they are given is not looked at, but for a sweep's options.
 OTHERS = {
     "source", "mv", "export", "git", "docker", "kubectl", "sbatch", "ray", "mlflow", "$EDITOR",
-    "python3", "pip", "pre-commit",
+    "python3", "pip", "chmod", "pre-commit",
 }  # fmt: skip
 SWEEP = "orchestrator.sweep"
 names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -177,19 +177,34 @@ def test_python_is_python() -> None:
 
 @pytest.mark.slow
 @pytest.mark.ray
-def test_your_own(tmp_path: Path) -> None:
-    """The module and the study of docs/your-own.md, and the commands below them."""
-    text = (ROOT / "docs" / "your-own.md").read_text("utf-8")
-    for _, block in BLOCK.findall(text):
-        if name := re.match(r"# (mine\.\w+)\n", block):
+@pytest.mark.parametrize("document", ["first-sweep", "your-own"])
+def test_the_tutorial(document: str, tmp_path: Path) -> None:
+    """The files it shows, and the sweeps and tables it makes of them."""
+    text = (ROOT / "docs" / f"{document}.md").read_text("utf-8")
+    found = BLOCK.findall(text)
+    for _, block in found:
+        if name := re.match(r"# (\w+\.(py|yaml))\n", block):
             (tmp_path / name[1]).write_text(block)
-    (shell,) = [block for language, block in BLOCK.findall(text) if language == "sh"]
+    lines = [line for language, block in found if language == "sh" for line in block.splitlines()]
+    for line in lines:
+        if line.startswith("python ") and "--results" in line:
+            run(shlex.split(line, comments=True)[1:], tmp_path)
+    (report,) = tmp_path.glob("*/report.html")
+    scripts = [
+        block for language, block in found if language == "python" and "import pandas" in block
+    ]
+    for script in scripts:
+        run(["-c", script], tmp_path)
+    assert "BCE" in report.read_text("utf-8")
+
+
+def run(words: list[str], folder: Path) -> None:
+    """A command as it is typed, with a Ray of its own and fewer epochs."""
+    words = [str(ROOT / word) if word.startswith("orchestrator/") else word for word in words]
+    if words[0].endswith("sweep.py") and "--dry-run" not in words:
+        words += ["--address", "local", "--epochs", "2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for line in shell.splitlines():
-        words = [sys.executable, *shlex.split(line)[1:]]
-        words = [str(ROOT / word) if word.startswith("orchestrator/") else word for word in words]
-        if "--dry-run" not in words and words[1].endswith("sweep.py"):
-            words += ["--address", "local"]
-        done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "mine" / "report.html").exists()
+    done = subprocess.run(
+        [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

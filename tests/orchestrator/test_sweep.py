@@ -161,7 +161,7 @@ def test_a_second_sweep_into_the_same_results_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with ResultStore("results").lock(".sweep.lock", wait=False):
-        assert sweep.main(["--study", "tiny.yaml"]) == 2
+        assert sweep.main(["--study", "tiny.yaml", "--address", "local"]) == 2
     assert "another sweep is running into" in capsys.readouterr().err
 
 
