@@ -6,6 +6,7 @@ The tests build on each other, in the order of this file: starting a cluster tak
 import re
 import shlex
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -105,7 +106,11 @@ class Cluster:
         return int(found[1]) if found else 0
 
     def wait_for_nodes(self, number: int) -> None:
-        wait_for(lambda: self.nodes() == number, f"the {number}th node", timeout_s=120)
+        def there() -> bool:
+            time.sleep(2)  # to ask takes Ray a second of a core, which the machines need
+            return self.nodes() == number
+
+        wait_for(there, f"the {number}th node", timeout_s=120)
 
 
 def _clone(place: Path) -> None:

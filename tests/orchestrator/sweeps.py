@@ -93,7 +93,7 @@ def wait_for(condition: Callable[[], object], what: str, timeout_s: float = 240)
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen within {timeout_s} s"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def checkpoints(results: Path) -> list[Path]:
