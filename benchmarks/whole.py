@@ -1,6 +1,6 @@
 """A small real study as a whole: trials an hour of a sweep, and of the same as plain scripts.
 
-python -m benchmarks.whole [--epochs 3] [--rounds 2]
+python -m benchmarks.whole [--epochs 2] [--rounds 2]
 
 Eight trials of a narrow ResNet18 on a part of Fashion-MNIST, or on scikit-learn's digits where
 Debian's package dataset-fashion-mnist isn't there. Each side starts cold, from raw files, and ends
@@ -48,7 +48,7 @@ class Sides:
         self.study = {
             "dataset": self.dataset, "samples_per_class": samples_per_class, "model": "resnet18",
             "model_kwargs": {"channels": CHANNELS}, "regularizer": "global", "augment": "da1",
-            "epochs": epochs, **axes,
+            "schedule": "constant", "epochs": epochs, **axes,
         }  # fmt: skip
         self._write_raw()
         self._write_npz(samples_per_class)
@@ -153,8 +153,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, choices=(4, 8), default=8)
-    parser.add_argument("--samples-per-class", type=int, default=1000)
-    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--samples-per-class", type=int, default=300)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     return run(parser, measure, argv)
 
