@@ -44,7 +44,8 @@ def drive(folder: Path, name: str, trials: int, address: str, *, epochs: int) ->
     )
     spent = Spent(0, 0)
     while process.poll() is None:
-        spent = max(spent, _spent(process.pid))
+        # Each for itself: a process that has just ended has a time, but no memory any more.
+        spent = Spent(*map(max, spent, _spent(process.pid)))
         time.sleep(0.05)
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)

@@ -22,7 +22,7 @@ from analysis.load import load_results
 from analysis.plan import ResultsError
 from orchestrator.mlflow_runs import Row, Runs, check_uri
 from trainers.config import TrialConfig
-from trainers.registry import InputError
+from trainers.registry import InputError, one_line
 from trainers.results import ResultStore
 
 FLUSH_S: Final = 20.0  # how long a sweep that has ended waits for a server to take the rest
@@ -109,7 +109,7 @@ class Mirror:
                 self._send_next()
                 pause_s = 0.0
             except Exception as error:  # whatever a tracking server does, the sweep goes on
-                self._failure = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+                self._failure = one_line(error)[:300]
                 pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 if self._over.is_set():
                     time.sleep(FIRST_PAUSE_S)

@@ -6,7 +6,7 @@ timm, and torch with it, is imported when a backbone is built, not when a study 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from trainers.registry import InputError, unknown
+from trainers.registry import InputError, one_line, unknown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,7 @@ def build_backbone(
         return _create(name, model_kwargs, channels, image_size), d
     except Exception as error:  # the network's and the hub's errors share no base class
         raise InputError(
-            f"the weights of model={name} can't be fetched ({_one_line(error)}); check the "
+            f"the weights of model={name} can't be fetched ({one_line(error)}); check the "
             "network, put them into the hub's cache, or leave out pretrained"
         ) from error
 
@@ -108,13 +108,13 @@ def _try_out(
         except InputError:
             raise
         except Exception as error:  # timm checks little: each model fails in its own way
-            raise InputError(f"{given} don't fit {name}: {_one_line(error)}") from error
+            raise InputError(f"{given} don't fit {name}: {one_line(error)}") from error
         try:
             features = model.eval()(torch.zeros(2, channels, image_size, image_size))
         except Exception as error:
             raise InputError(
                 f"model={name} with {given} can't take image_size={image_size} "
-                f"({_one_line(error)}); use larger images, other model_kwargs or another model"
+                f"({one_line(error)}); use larger images, other model_kwargs or another model"
             ) from error
     return tuple(features.shape) if isinstance(features, torch.Tensor) else ()
 
@@ -179,7 +179,3 @@ def _fit_to_small_images(model: "nn.Module", channels: int) -> None:
         model.maxpool = nn.Identity()
     elif isinstance(model, timm.models.DenseNet):
         model.features.pool0 = nn.Identity()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

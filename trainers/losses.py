@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812  (its name everywhere)
 
-from trainers.registry import LOSSES, InputError, register_loss
+from trainers.registry import LOSSES, InputError, one_line, register_loss
 
 
 @register_loss("ce")
@@ -97,10 +97,9 @@ def check_loss(
     except InputError as error:
         raise InputError(f"loss={name}: {error}") from error
     except Exception as error:  # the user's code can raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise InputError(
             f"loss={name} with loss_kwargs={dict(kwargs)} fails on logits (2, {num_classes}) and "
-            f"targets {tuple(targets.shape)}: {reason}; correct the study or the loss"
+            f"targets {tuple(targets.shape)}: {one_line(error)}; correct the study or the loss"
         ) from error
     if not (isinstance(value, Tensor) and value.shape == () and value.requires_grad):
         raise InputError(f"loss={name} must return the mean over the batch, a scalar of the graph")

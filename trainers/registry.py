@@ -24,6 +24,11 @@ def unknown(kind: str, name: object, names: list[str]) -> InputError:
     return InputError(f"{name!r} is not a known {kind}; {hint}(known: {listed})")
 
 
+def one_line(error: BaseException) -> str:
+    """What somebody else's error says, after its type, in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 class Registry(Generic[T]):
     """Names of one kind; `register` adds the user's own."""
 
@@ -76,8 +81,7 @@ def load_plugins(modules: list[str] | tuple[str, ...]) -> None:
         try:
             import_module(module)
         except (Exception, SystemExit) as error:  # the user's code can raise anything
-            reason = " ".join(f"{type(error).__name__}: {error}".split())
             raise InputError(
-                f"plugin {module!r} can't be imported ({reason}); correct it, or put it on "
-                "PYTHONPATH"
+                f"plugin {module!r} can't be imported ({one_line(error)}); correct it, or put it "
+                "on PYTHONPATH"
             ) from error
