@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # Programs that are not ours. What they are given is not looked at, but for a sweep's options.
 OTHERS = {
     "source", "mv", "export", "git", "docker", "kubectl", "sbatch", "ray", "mlflow", "$EDITOR",
-    "python3", "pip", "chmod", "pre-commit",
+    "python3", "pip", "chmod", "cd", "pre-commit",
 }  # fmt: skip
 SWEEP = "orchestrator.sweep"
 names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
