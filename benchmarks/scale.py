@@ -21,7 +21,9 @@ import yaml
 from benchmarks.rows import Row, run
 from benchmarks.sweep import TRIVIAL
 
-EPOCHS = 20  # each a result: trials of a second or less report all theirs at their end
+EPOCHS = 20
+# Trials this short would report all of their epochs at once, at their end. Here each is a report.
+EVERY_EPOCH = "import trainers.ray_worker\n\ntrainers.ray_worker.REPORT_EVERY_S = 0.0\n"
 
 
 class Spent(NamedTuple):
@@ -33,7 +35,8 @@ class Spent(NamedTuple):
 
 def drive(folder: Path, name: str, trials: int, address: str, *, epochs: int) -> Spent:
     """Sweep so many trivial trials, and watch the driver."""
-    study = {**TRIVIAL, "epochs": epochs, "seed": list(range(trials))}
+    study = {**TRIVIAL, "epochs": epochs, "seed": list(range(trials)), "plugins": ["every_epoch"]}
+    (folder / "every_epoch.py").write_text(EVERY_EPOCH)
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(study))
     command = [sys.executable, "-m", "orchestrator.sweep", "--study", f"{name}.yaml"]
     process = subprocess.Popen(
