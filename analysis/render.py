@@ -153,8 +153,13 @@ def html_figure(table: Table) -> str:
         head = _html_row(table.columns, "th")
         body = "\n".join(_html_row(row, "td") for row in table.rows)
         parts.append(f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>")
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{_with_code(note)}</li>" for note in table.notes)
     return "\n".join([*parts, f'<ul class="notes">{notes}</ul>', "</figure>"])
+
+
+def _with_code(note: str) -> str:
+    """Escaped, with what stands between backticks as code."""
+    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(note))
 
 
 def _html_row(texts: Sequence[str], cell: str) -> str:

@@ -39,6 +39,8 @@ _NOTES = (
     "a pair: a CE and a BCE trial that differ in nothing else; p of the paired t-test, of this "
     "claim alone. Pairs of one cell, with other seeds, are taken as independent",
     "sooner: epochs until each is at the level that both of a pair reach in the end",
+    "open: the interval reaches to both sides of zero, or only a part of the trials agrees; more "
+    "seeds, or longer trainings, decide it",
 )
 
 
