@@ -19,7 +19,7 @@ test: $(VENV)/dev.stamp  ## all tests that this machine can run
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-fast: $(VENV)/dev.stamp  ## the tests without Ray, in under two minutes
-	$(BIN)/python -m pytest -m "not slow and not ray and not cluster"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not cluster"
 
 test-cluster: $(VENV)/dev.stamp  ## the tests on four machines made of namespaces; needs root
 	$(BIN)/python -m pytest tests/cluster
