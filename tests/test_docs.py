@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -173,6 +174,12 @@ def test_studies_are_studies() -> None:
 def test_python_is_python() -> None:
     for _, text in blocks("python"):
         ast.parse(text)
+
+
+@pytest.mark.slow
+def test_costs_are_those_of_the_script() -> None:
+    table = runpy.run_path(str(ROOT / "docs" / "costs.py"))["table"]()
+    assert table in (ROOT / "docs" / "reproducing.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
