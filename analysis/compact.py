@@ -28,7 +28,7 @@ from analysis.load import ResultsError, Store, open_results
 from analysis.lock import SWEEP_LOCK, lock
 from analysis.merged import Listing, list_table
 from analysis.merging import Plan, Table, find_problems, make_plan, merge
-from analysis.parquet import short_message, read_folder
+from analysis.parquet import read_folder, told
 from analysis.schema import TABLES, TRIALS
 
 
@@ -101,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: can't merge {args.results} ({short_message(error)})", file=sys.stderr)
+        print(f"error: can't merge {args.results} ({told(error)})", file=sys.stderr)
         return 2
     print("\n".join(lines))
     return 0

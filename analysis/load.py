@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from analysis.merged import list_table
-from analysis.parquet import one_line, read_folder
+from analysis.parquet import read_folder, told
 from analysis.plan import ResultsError, Study, parse_study, plan_frame
 from analysis.schema import TABLES
 from analysis.storage import open_location
@@ -99,7 +99,7 @@ def load_results(
             raise ResultsError("\n".join(problems))
         return Results(path=store.path, **frames, studies=_read_studies(store))
     except OSError as error:
-        raise ResultsError(f"can't read {store.path} ({one_line(error)})") from error
+        raise ResultsError(f"can't read {store.path} ({told(error)})") from error
 
 
 def open_results(path: str | os.PathLike[str]) -> Store:
@@ -111,7 +111,7 @@ def open_results(path: str | os.PathLike[str]) -> Store:
     except ResultsError:
         raise
     except (ValueError, OSError) as error:
-        raise ResultsError(f"can't open results at {path} ({one_line(error)})") from error
+        raise ResultsError(f"can't open results at {path} ({told(error)})") from error
     return store
 
 

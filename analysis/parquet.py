@@ -120,14 +120,14 @@ def _read_file(filesystem: pafs.FileSystem, file: str, schema: pa.Schema) -> pa.
     except FileNotFoundError:
         raise
     except OSError as error:
-        raise ResultsError(f"{file} can't be read now ({short_message(error)}); try again") from error
+        raise ResultsError(f"{file} can't be read now ({told(error)}); try again") from error
     try:
         parquet = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_version(parquet.schema_arrow, file)
         table = parquet.read(columns=schema.names, use_threads=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise ResultsError(
-            f"{file} is not a whole Parquet file ({short_message(error)}); delete "
+            f"{file} is not a whole Parquet file ({told(error)}); delete "
             f"trials/{file.rpartition('/')[2]}, then run the sweep again: it trains that one anew"
         ) from error
     return _conform(table, schema, file)
@@ -143,7 +143,7 @@ def _read_merged_file(filesystem: pafs.FileSystem, file: Merged, schema: pa.Sche
         raise
     except (pa.ArrowInvalid, OSError) as error:
         raise ResultsError(
-            f"{file.visible}, which holds many trials, can't be read ({short_message(error)}); if that "
+            f"{file.visible}, which holds many trials, can't be read ({told(error)}); if that "
             "stays so, delete it and each trials/merged-*.parquet, then run the sweep again: it "
             "trains those anew"
         ) from error
@@ -179,12 +179,12 @@ def _conform(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:
         ]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise ResultsError(
-            f"{file} has a column of another type ({short_message(error)}); "
+            f"{file} has a column of another type ({told(error)}); "
             "analysis.schema says which type each column has"
         ) from error
     return pa.table(columns, schema=schema)
 
 
-def short_message(error: Exception) -> str:
+def told(error: Exception) -> str:
     """An error's message without its line breaks, not too long for a line."""
     return " ".join(str(error).split())[:200]
