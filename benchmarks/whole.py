@@ -44,13 +44,13 @@ class Sides:
         self.accuracies: dict[str, list[float]] = {"ours": [], "theirs": []}
         self.dataset = "fashion_mnist" if DEBIAN.is_dir() else "digits"
         self.size = 32 if DEBIAN.is_dir() else 8
+        self._write_raw()
+        samples_per_class = self._write_npz(samples_per_class)
         self.study = {
             "dataset": self.dataset, "samples_per_class": samples_per_class, "model": "resnet18",
             "model_kwargs": {"channels": CHANNELS}, "regularizer": "global", "augment": "da1",
             "schedule": "constant", "epochs": epochs, **axes,
         }  # fmt: skip
-        self._write_raw()
-        self._write_npz(samples_per_class)
 
     @property
     def trials(self) -> list[dict[str, Any]]:
@@ -65,16 +65,18 @@ class Sides:
             with gzip.open(file) as packed, (raw / file.stem).open("wb") as plain:
                 shutil.copyfileobj(packed, plain)
 
-    def _write_npz(self, samples_per_class: int) -> None:
-        """As many images of each class for the scripts."""
+    def _write_npz(self, at_most: int) -> int:
+        """As many images of each class as the rarest has, for the scripts; their number."""
         read = find_dataset(self.dataset).read
         assert read is not None
         splits = read(self.home, False)._asdict()
         labels = splits["train_labels"]
+        samples_per_class = min(at_most, int(np.bincount(labels).min()))
         kept = [np.flatnonzero(labels == k)[:samples_per_class] for k in range(10)]
         for name in ("train_images", "train_labels"):
             splits[name] = splits[name][np.sort(np.concatenate(kept))]
         np.savez(self.home / "data.npz", **splits)
+        return samples_per_class
 
     def sweep(self) -> int:
         """The program, all of it: a slot on each core, MLflow, tables, and its cache to make."""
@@ -116,13 +118,14 @@ class Sides:
 
     def _python(self, folder: Path, *command: str, threads: str | None = None) -> None:
         more = {"OMP_NUM_THREADS": threads} if threads else {}
-        subprocess.run(
+        done = subprocess.run(
             [sys.executable, *command],
             cwd=folder,
             env={**os.environ, "PYTHONPATH": os.getcwd(), **more},
             stdout=subprocess.DEVNULL,
-            check=True,
         )
+        if done.returncode:
+            raise SystemExit(f"error: {command[1]} ended with exit code {done.returncode}")
 
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
