@@ -118,7 +118,7 @@ def _agreement(results: "Results") -> str:
     there, trials = ufm_agreement(results)
     if not trials:
         return ""
-    return f"{there} of {trials} ufm trials end within 1 % of the predicted minimum; "
+    return f"{there} of {trials} ufm trials: scores, BCE's bias within 1 % of the minimum; "
 
 
 def show_tables(markdown: str, console: Console) -> None:

@@ -193,7 +193,9 @@ def test_an_outlier_that_comes_first_costs_no_digits():
     sample = sample._replace(features=features)
     truth = two_passes(sample)
     metrics = feed(sample, np.arange(N), 512, torch.tensor(class_means(sample))).compute()
-    assert metrics == pytest.approx(truth, rel=1e-9, abs=0)
+    assert metrics["nc1"] == pytest.approx(truth["nc1"], rel=1e-9)
+    # Not so close: nc2 is what is left of a difference of numbers 1e8 times larger.
+    assert metrics == pytest.approx(truth, rel=1e-6, abs=0)
 
 
 def test_a_pickled_accumulator_holds_sums_and_two_numbers_a_sample():
