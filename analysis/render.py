@@ -50,7 +50,7 @@ def render_tables(tables: Sequence[Table], fmt: str) -> str:
     """
     renderers: dict[str, Callable[[Sequence[Table]], str]] = {
         "markdown": lambda tables: "\n".join(map(markdown, tables)),
-        "latex": lambda tables: "\n".join(map(latex, tables)),
+        "latex": lambda tables: "\n".join([_LATEX_NEEDS, *map(latex, tables)]),
         "html": lambda tables: page("Tables", "\n".join(map(html_figure, tables))),
         "csv": csv_text,
         "json": json_text,
@@ -87,14 +87,22 @@ def _width(text: str) -> int:
     return sum(not unicodedata.combining(character) for character in text)
 
 
+_LATEX_NEEDS = r"% \usepackage{booktabs, adjustbox}"
+
+
 def latex(table: Table) -> str:
-    r"""A `table` with booktabs rules; needs `\usepackage{booktabs}` and nothing else."""
+    r"""A `table` with booktabs rules, shrunk where a page is too narrow for it.
+
+    Needs `\usepackage{booktabs, adjustbox}` and nothing else.
+    """
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(table.title)}}}"]
+    lines += [rf"\label{{tab:{table.name}}}"]
     if table.rows:
         body = [" & ".join(map(latex_escape, row)) + r" \\" for row in table.rows]
         head = " & ".join(map(latex_escape, table.columns)) + r" \\"
+        lines += [r"\begin{adjustbox}{max width=\linewidth}"]
         lines += [rf"\begin{{tabular}}{{{'l' * len(table.columns)}}}", r"\toprule", head]
-        lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}"]
+        lines += [r"\midrule", *body, r"\bottomrule", r"\end{tabular}", r"\end{adjustbox}"]
     lines += [rf"\par\footnotesize {latex_escape(note)}" for note in table.notes]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -111,6 +119,7 @@ _LATEX = {
     "λ_H": r"$\lambda_{H}$",
     "λ_b": r"$\lambda_{b}$",
     "b̂": r"$\hat{b}$",
+    "b₀": r"$b_{0}$",
     "\\": r"\textbackslash{}",
     "&": r"\&",
     "%": r"\%",
@@ -135,6 +144,7 @@ _LATEX = {
     "−": r"$-$",
     "–": "--",
     "†": r"\dag{}",
+    "‡": r"\ddag{}",
     "*": r"$^{*}$",
 }
 _LATEX_PATTERN = re.compile(r"(?<![\w.])-(?=\d)|" + "|".join(map(re.escape, _LATEX)))
