@@ -95,7 +95,8 @@ def latex(table: Table) -> str:
 
     Needs `\usepackage{booktabs, adjustbox}` and nothing else.
     """
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(table.title)}}}"]
+    title = re.sub(r"^Table \S+\. ", "", table.title)  # LaTeX numbers it
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{latex_escape(title)}}}"]
     lines += [rf"\label{{tab:{table.name}}}"]
     if table.rows:
         body = [" & ".join(map(latex_escape, row)) + r" \\" for row in table.rows]
@@ -151,8 +152,9 @@ _LATEX_PATTERN = re.compile(r"(?<![\w.])-(?=\d)|" + "|".join(map(re.escape, _LAT
 
 
 def latex_escape(text: str) -> str:
-    """Text with LaTeX's special characters escaped and our symbols in math mode."""
-    return _LATEX_PATTERN.sub(lambda match: _LATEX.get(match[0], "$-$"), text)
+    """Text with special characters escaped, our symbols in math mode and `code` as such."""
+    escaped = _LATEX_PATTERN.sub(lambda match: _LATEX.get(match[0], "$-$"), text)
+    return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
 
 
 def html_figure(table: Table) -> str:

@@ -80,6 +80,7 @@ def test_latex_of_every_table_is_balanced(store: Store) -> None:
         ("α(b̂)", r"$\alpha(\hat{b})$"),
         ("A_Uni", r"$\mathcal{A}_{\mathrm{Uni}}$"),
         ("da1+da2", "da1+da2"),
+        ("`a_b`: c", r"\texttt{a\_b}: c"),
     ],
 )
 def test_latex_escape(text: str, expected: str) -> None:
