@@ -122,6 +122,8 @@ class SweepProgress:
 def in_words(state: State) -> str:
     """How far the sweep is, in a line."""
     parts = [f"{state.ended:,}/{state.trials:,} trials", f"{state.running} running"]
+    if not state.running and state.ended < state.trials:
+        parts.append("waiting for free CPUs or GPUs")
     if state.failed:
         parts.append(f"[red]{state.failed:,} failed[/]")
     if state.diverged:

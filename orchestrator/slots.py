@@ -58,6 +58,13 @@ def _workers_on(node: Node, bundle: Mapping[str, float]) -> int:
     )
 
 
+def resources(nodes: Sequence[Node]) -> str:
+    """What there is in all, as `2 nodes with 16 CPU, 8 GPU`."""
+    totals = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    there = ", ".join(f"{total:g} {name}" for name, total in totals.items() if total)
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {there or 'no CPU'}"
+
+
 def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
     """Raises InputError for a trial that can never be placed: what it lacks, and what there is."""
     for slot in dict.fromkeys(slots):

@@ -130,7 +130,8 @@ def parse_study(text: str, *, name: str, where: str) -> Study:
     """A study from its YAML text. Raises InputError naming `where`."""
     content = parse_yaml(text, where=where)
     if not isinstance(content, dict):
-        raise InputError(f"{where}: a study is a mapping of fields to values, not {content!r}")
+        found = "nothing" if content is None else repr(content)
+        raise InputError(f"{where}: a study is a mapping of fields to values, not {found}")
     base = {key: value for key, value in content.items() if key not in NOT_FIELDS}
     include = _blocks(content, "include", where)
     exclude = _blocks(content, "exclude", where)

@@ -32,7 +32,7 @@ from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan_file import read_plan, rerun_command, write_plan
 from orchestrator.planning import Plan, check_plan, make_plan
 from orchestrator.progress import SweepProgress, duration
-from orchestrator.slots import Node, Slot, check_fits
+from orchestrator.slots import Node, Slot, check_fits, resources
 from orchestrator.summary import show_summary, write_analysis
 from orchestrator.tally import Tally
 from orchestrator.tracking import Mirror, default_uri
@@ -243,7 +243,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
             write_plan(store, name, configs, args.argv)
         console.print(
             f"{', '.join(plan.studies)}: {len(plan.trials)} trials, {plan.done} done before, "
-            f"{len(plan.to_do)} to run, into {args.results}",
+            f"{len(plan.to_do)} to run, into {args.results}"
+            + (f", on {resources(nodes)}" if nodes else ""),
             highlight=False,
             markup=False,
             soft_wrap=True,

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from trainers.backbones import check_model
 from trainers.datasets import find_dataset
@@ -87,7 +88,7 @@ class TrialConfig(BaseModel):
         try:
             return cls(**fields)
         except ValidationError as error:
-            raise InputError(prefix + _first(error)) from error
+            raise InputError(prefix + _complaints(error)) from error
 
     @model_validator(mode="before")
     @classmethod
@@ -265,19 +266,24 @@ def _named(field: str, name: str, check: Callable[[str], object]) -> None:
         raise InputError(f"{field}={error}") from error
 
 
-def _first(error: ValidationError) -> str:
-    """The first of pydantic's complaints in one line, as field, value, what is accepted."""
-    first, *others = error.errors()
-    field = ".".join(str(part) for part in first["loc"])
-    more = f" (and {len(others)} more)" if others else ""
-    if first["type"] == "value_error":  # one of our own, complete as it is
-        return f"{first.get('ctx', {}).get('error')}{more}"
-    if first["type"] == "missing":
-        return f"{field} is missing; give it a value{more}"
-    told = first["msg"]
-    accepted = told.removeprefix("Input should be ")
-    said = f"must be {accepted}" if accepted != told else f"can't be taken: {told}"
-    return f"{field}={first['input']!r} {said}{more}"
+def _complaints(error: ValidationError) -> str:
+    """All of pydantic's complaints in one line: each as field, value, what is accepted."""
+    errors = error.errors()
+    missing = [str(each["loc"][0]) for each in errors if each["type"] == "missing"]
+    told = [_complaint(each) for each in errors if each["type"] != "missing"]
+    if missing:
+        are = "is missing; give it" if len(missing) == 1 else "are missing; give each"
+        told.insert(0, f"{', '.join(missing)} {are} a value")
+    return "; ".join(told)
+
+
+def _complaint(error: ErrorDetails) -> str:
+    if error["type"] == "value_error":  # one of our own, complete as it is
+        return str(error.get("ctx", {}).get("error"))
+    accepted = error["msg"].removeprefix("Input should be ")
+    said = f"must be {accepted}" if accepted != error["msg"] else f"can't be taken: {accepted}"
+    field = ".".join(str(part) for part in error["loc"])
+    return f"{field}={error['input']!r} {said}"
 
 
 def _shortest(value: Any) -> Any:

@@ -165,6 +165,7 @@ def state(**changes: object) -> State:
             "9,999/10,000 trials, 2 running, [red]1,234 failed[/], [yellow]1 diverged[/]",
         ),
         ({"ended": 98, "running": 0, "left": Left(0.0, 0)}, "98/98 trials, 0 running"),
+        ({"running": 0, "left": None}, "12/98 trials, 0 running, waiting for free CPUs or GPUs"),
     ],
 )
 def test_a_sweep_in_words(changes: dict[str, object], text: str) -> None:

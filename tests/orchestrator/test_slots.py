@@ -10,7 +10,15 @@ from orchestrator.command_line import parse_args
 from orchestrator.ledger import Cost, Ledger, kind_of
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.planning import Plan, make_plan
-from orchestrator.slots import CONTEXT_BYTES, HEAD_ROOM, Slot, at_once, check_fits, gpu_share
+from orchestrator.slots import (
+    CONTEXT_BYTES,
+    HEAD_ROOM,
+    Slot,
+    at_once,
+    check_fits,
+    gpu_share,
+    resources,
+)
 from orchestrator.study import expand, parse_study
 from trainers.config import TrialConfig
 from trainers.registry import InputError
@@ -31,6 +39,12 @@ resources:
 - {gpus_per_worker: 0.25}
 - {model: resnet18, workers: 4, cpus_per_worker: 2}
 """
+
+
+def test_resources_in_words() -> None:
+    assert resources(LAPTOP) == "1 node with 2 CPU"
+    assert resources(TWO_NODES) == "2 nodes with 8 CPU, 2 GPU"
+    assert resources([{"GPU": 0.0}]) == "1 node with no CPU"
 
 
 @pytest.mark.parametrize(
