@@ -33,7 +33,7 @@ _BADGES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", UNTESTED: "untested"}
 _STYLE = (
     STYLE
     + """
-nav a { margin-right: 1rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+nav { display: flex; flex-wrap: wrap; column-gap: 1rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
 .badge { padding: .05rem .5rem; border-radius: .6rem; font-weight: 600; white-space: nowrap }
 .holds { background: #cfe8dc } .fails { background: #f6d5c3 }
 .open { background: #e6e6e6 } .untested { color: #777; border: 1px dashed #aaa }
@@ -42,7 +42,13 @@ nav a { margin-right: 1rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #
 img { max-width: 100%; height: auto; cursor: zoom-in; background: #fff }
 img.zoomed { max-width: none; width: 200%; cursor: zoom-out }
 td { max-width: 28rem; overflow: hidden; text-overflow: ellipsis }
-@media (max-width: 40rem) { body { padding: 0 .4rem } }
+@media (max-width: 40rem) {
+  body { padding: 0 .4rem }
+  #verdict-table thead { display: none }
+  #verdict-table :is(table, tbody, tr, td) { display: block }
+  #verdict-table tr { padding: .5rem 0; border-bottom: 1px solid #ccc }
+  #verdict-table td:first-child { font-weight: 600 }
+}
 @media print { nav { display: none } figure { break-inside: avoid } }
 """
 )
@@ -184,6 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse_args(argv)
     try:
         out = args.out or _default_path(args.results)
+        out = out / "report.html" if out.is_dir() else out
         results = load_results(args.results, tables=figures.TABLES)
         write_text(out, build_report(results))
     except (ResultsError, OSError) as error:
@@ -203,7 +210,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="python -m analysis.report", description="One HTML file with everything.")
     parser.add_argument("--results", default="results", help="folder or URI (default: results)")
     parser.add_argument(
-        "--out", type=Path, help="file to write (default: report.html in local results)"
+        "--out", type=Path, help="file, or folder of it (default: report.html in local results)"
     )
     return parser.parse_args(argv)
 

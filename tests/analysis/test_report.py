@@ -55,6 +55,8 @@ def test_everything_is_in_it(full: Store, capsys: pytest.CaptureFixture[str]) ->
     assert report.main(["--results", str(full.root)]) == 0
     path = full.root / "report.html"
     assert capsys.readouterr().out.strip() == str(path)
+    assert main(["--results", str(store.root), "--out", str(path.parent)]) == 0
+    assert capsys.readouterr().out.strip() == str(path.parent / "report.html")
     text = path.read_text(encoding="utf-8")
     ids = re.findall(r'<figure id="([^"]+)"', text)
     assert ids == [
