@@ -33,7 +33,8 @@ _BADGES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", UNTESTED: "untested"}
 _STYLE = (
     STYLE
     + """
-nav { display: flex; flex-wrap: wrap; column-gap: 1rem } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+nav { display: flex; flex-wrap: wrap; column-gap: 1rem }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
 .badge { padding: .05rem .5rem; border-radius: .6rem; font-weight: 600; white-space: nowrap }
 .holds { background: #cfe8dc } .fails { background: #f6d5c3 }
 .open { background: #e6e6e6 } .untested { color: #777; border: 1px dashed #aaa }

@@ -55,8 +55,8 @@ def test_everything_is_in_it(full: Store, capsys: pytest.CaptureFixture[str]) ->
     assert report.main(["--results", str(full.root)]) == 0
     path = full.root / "report.html"
     assert capsys.readouterr().out.strip() == str(path)
-    assert main(["--results", str(store.root), "--out", str(path.parent)]) == 0
-    assert capsys.readouterr().out.strip() == str(path.parent / "report.html")
+    assert report.main(["--results", str(full.root), "--out", str(full.root / "studies")]) == 0
+    assert capsys.readouterr().out.strip() == str(full.root / "studies" / "report.html")
     text = path.read_text(encoding="utf-8")
     ids = re.findall(r'<figure id="([^"]+)"', text)
     assert ids == [
