@@ -9,11 +9,14 @@ import logging
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from rich.console import Console
 
 from analysis.atomic import WriteError
 from orchestrator import interrupt
@@ -39,6 +42,9 @@ ENVIRONMENT: Final = {
 CONNECT_S: Final = 5.0
 WATCH_EVERY_S: Final = 5.0
 DEAD_CHECKS: Final = 3  # in a row: a cluster whose head restarts is back before
+SILENT_S: Final = 40.0  # Ray ends this process with words of its own after 60 s of no answer
+UNHEARD_S: Final = 10.0  # a main thread inside a call of Ray's hears no signal
+SAFE: Final = "every finished epoch is safe"
 
 
 class Listener(Protocol):
@@ -180,7 +186,7 @@ def run(
 
 
 class ClusterLostError(RuntimeError):
-    """No node of the cluster is alive; without this, Tune would wait for one for ever."""
+    """The cluster is gone; without this, Tune would wait for it until Ray ends the process."""
 
 
 @contextmanager
@@ -192,20 +198,33 @@ def _notice_the_end_of_the_cluster(asked: interrupt.Interrupt) -> Iterator[None]
         yield
     finally:
         over.set()
-        watch.join()
+        watch.join(WATCH_EVERY_S)  # it waits on a head that doesn't answer
 
 
 def _watch(over: threading.Event, asked: interrupt.Interrupt) -> None:
     import ray
 
+    def lost(reason: str) -> None:
+        if over.is_set():
+            return
+        asked.error = ClusterLostError(reason)
+        asked.asked = True  # there is nothing left that could finish its epoch
+        _thread.interrupt_main(signal.SIGTERM)
+        if not over.wait(UNHEARD_S):
+            Console(stderr=True).show_cursor()
+            print(f"{reason}; {SAFE}; the same command continues", file=sys.stderr, flush=True)
+            os._exit(130)
+
     dead_checks = 0
     while not over.wait(WATCH_EVERY_S):
+        silence = threading.Timer(SILENT_S, lost, ["the head of the Ray cluster doesn't answer"])
+        silence.daemon = True
+        silence.start()
         alive = any(node["Alive"] for node in ray.nodes())
+        silence.cancel()
         dead_checks = 0 if alive else dead_checks + 1
         if dead_checks == DEAD_CHECKS:
-            asked.error = ClusterLostError("no node of the Ray cluster is alive")
-            asked.asked = True  # there is nothing left that could finish its epoch
-            _thread.interrupt_main(signal.SIGTERM)
+            lost("no node of the Ray cluster is alive")
             return
 
 

@@ -293,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return BAD_INPUT
     except (KeyboardInterrupt, schedule.ClusterLostError, WriteError) as end:
         print(
-            f"{str(end) or 'interrupted'}; every finished epoch is safe. To continue: "
+            f"{str(end) or 'interrupted'}; {schedule.SAFE}. To continue: "
             f"{rerun_command(args.argv)}",
             file=sys.stderr,
         )

@@ -97,21 +97,28 @@ def test_added_seeds_run_alone(home: Path, undisturbed: Rows) -> None:
     assert len(rows(home / "whole")["trials"]) == 6
 
 
+@pytest.mark.parametrize(
+    ("name", "part", "lost"),
+    [
+        ("node", "raylet/raylet ", "no node of the Ray cluster is alive"),
+        ("head", "gcs/gcs_server ", "the head of the Ray cluster doesn't answer"),
+    ],
+)
 def test_a_cluster_that_dies_ends_the_sweep_and_the_same_command_continues(
-    home: Path, undisturbed: Rows, without_times: Callable
+    home: Path, undisturbed: Rows, without_times: Callable, name: str, part: str, lost: str
 ) -> None:
-    process = start(home, "node")
-    wait_for(lambda: checkpoints(home / "node"), "a checkpoint")
+    process = start(home, name)
+    wait_for(lambda: checkpoints(home / name), "a checkpoint")
     listed = processes(process.pid)
-    (raylet,) = [pid for pid, command in listed.items() if "raylet/raylet " in command]
-    os.kill(raylet, signal.SIGKILL)
+    (pid,) = [pid for pid, command in listed.items() if part in command]
+    os.kill(pid, signal.SIGKILL)
     out, _ = process.communicate(timeout=120)
     # Workers outlive their node for a while: what runs may still be able to end well.
     assert process.returncode in (0, 130), out
-    lost = "no node of the Ray cluster is alive; every finished epoch is safe"
-    assert (lost in out) == (process.returncode == 130)
-    finish(start(home, "node"))
-    for table, found in rows(home / "node").items():
+    ended = f"{lost}; every finished epoch is safe"
+    assert (ended in out) == (process.returncode == 130)
+    finish(start(home, name))
+    for table, found in rows(home / name).items():
         assert without_times(found) == without_times(undisturbed[table])
 
 
