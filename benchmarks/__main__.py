@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "compiled": (["train_step", "--compiled"], "--steps 1 --rounds 1"),
     "analysis": (["analysis"], "--trials 64 --epochs 2"),
     "analysis_10000": (["analysis", "--trials", "10000"], "--trials 64 --epochs 2"),
+    "planning": (["planning"], "--trials 64"),
     "sweep": (["sweep"], "--trials 4 --long 2"),
     "scale": (["scale"], "--trials 12 --nodes 1 2"),
     "whole": (["whole"], "--trials 4 --samples-per-class 20 --epochs 1 --rounds 1"),
