@@ -6,7 +6,7 @@ Reading only; the orchestrator writes these files. Which of the planned trials a
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import pandas as pd
 import pyarrow as pa
@@ -16,6 +16,7 @@ from analysis.schema import CONFIG_FIELDS, SCHEMA_VERSION
 
 # libyaml reads a study of 10,000 trials in a second where the Python loader needs ten.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+DEEPEST: Final = 100  # what we write nests four deep
 _CONFIG_NAMES = frozenset(field.name for field in CONFIG_FIELDS)
 _PLAN_FIELDS = (
     pa.field("trial_id", pa.string()),
@@ -44,6 +45,7 @@ def parse_study(text: str, *, source: str) -> Study:
     Raises: ResultsError if the text isn't YAML, has another schema_version or unknown columns.
     """
     try:
+        _check_depth(text)
         raw = yaml.load(text, Loader=_LOADER)
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError) as error:
         # Also a value that isn't what its tag says.
@@ -59,6 +61,16 @@ def parse_study(text: str, *, source: str) -> Study:
     trials = {key: {**fixed, **own} for key, own in raw["trials"].items()}
     _check_columns(trials, source)
     return Study(str(raw.get("study", source)), str(raw.get("command", "")), trials)
+
+
+def _check_depth(text: str) -> None:
+    """Raises ValueError for text that nests so deep that libyaml, which recurses, would crash."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise ValueError(f"it nests more than {DEEPEST} deep")
 
 
 def wrong_version(source: str, found: object) -> str:

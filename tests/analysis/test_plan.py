@@ -57,6 +57,7 @@ def test_a_study_alone_is_a_results_folder(store: Store) -> None:
     ("text", "message"),
     [
         ("study: [", "s.yaml is not valid YAML"),
+        ("- " * 100_000, r"s.yaml is not valid YAML \(it nests more than 100 deep\)"),
         ("- 1", "s.yaml holds no mapping `trials`"),
         ("trials: {}\nschema_version: 2", "s.yaml has schema_version 2, this package reads 1"),
         ("trials: {12: {}}\nschema_version: 1", "trial id 12 must be text"),
