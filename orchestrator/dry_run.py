@@ -14,10 +14,10 @@ from orchestrator.estimate import wall_seconds
 from orchestrator.packing import slots_on
 from orchestrator.plan_file import shared_fields
 from orchestrator.planning import Plan
-from orchestrator.progress import duration
+from orchestrator.progress import counted, duration
 from orchestrator.slots import Node, Slot, at_once
 from trainers.config import TrialConfig
-from trainers.results import ResultStore
+from trainers.results import KEPT, ResultStore
 
 
 def this_machine() -> list[Node]:
@@ -40,7 +40,7 @@ def show_plan(
         f"{len(plan.trials)} trials, {plan.done} done, {len(plan.to_do)} to run",
         *_kinds(plan, nodes),
         *_costs(plan, args, nodes),
-        *_disk(plan, store),
+        *_disk(plan, args, store, nodes),
     ):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -96,8 +96,8 @@ def _costs(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> Itera
     if unknown:
         yield (
             f"estimated wall time: unknown; no finished trial of {len(unknown)} of "
-            f"{len(plan.kinds)} kinds (for example {_name(unknown[0])}) is in the results; "
-            "--probe runs a few steps of each"
+            f"{counted(len(plan.kinds), 'kind')} (for example {_name(unknown[0])}) is in the "
+            "results; --probe runs a few steps of each"
         )
         return
     seconds: dict[str, float] = {}
@@ -105,13 +105,13 @@ def _costs(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> Itera
         seconds |= {
             i: plan.ledger.costs[kind].seconds_per_epoch * plan.trials[i].epochs for i in ids
         }
-    slots = slots_on(plan, nodes)
-    fitting = min(at_once(slot, nodes) for slot in dict.fromkeys(slots.values()))
-    together = max(min(fitting, args.max_concurrent or fitting, len(seconds)), 1)
+    slots, together = slots_on(plan, nodes), _together(plan, args, nodes)
     probed = sum(kind in plan.ledger.probed for kind in plan.kinds)
     basis = "finished trials of the same kind"
     if probed:
-        basis = f"a few steps of {probed} kinds" + (f" and {basis}" * (probed < len(plan.kinds)))
+        basis = f"a few steps of {counted(probed, 'kind')}" + (
+            f" and {basis}" * (probed < len(plan.kinds))
+        )
     yield (
         f"estimated wall time: {duration(wall_seconds(seconds.values(), together))} with "
         f"{together} at once, from the time per epoch of {basis}"
@@ -122,14 +122,47 @@ def _costs(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> Itera
     yield f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
 
 
-def _disk(plan: Plan, store: ResultStore) -> Iterator[str]:
-    """What the results will take, by what those that are there do."""
+def _together(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> int:
+    """How many trials run at once, be they all of the largest kind."""
+    fitting = min(at_once(slot, nodes) for slot in {*slots_on(plan, nodes).values()})
+    return max(min(fitting, args.max_concurrent or fitting, len(plan.to_do)), 1)
+
+
+def _disk(
+    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
+) -> Iterator[str]:
+    """What results and checkpoints will take: by the results that are there, or by a probe."""
+    if not plan.to_do:
+        return
+    costs = {kind: plan.ledger.probed.get(kind) for kind in plan.kinds}
+    probed = {
+        i: cost.results_bytes
+        for kind, cost in costs.items()
+        for i in plan.kinds[kind]
+        if cost and cost.results_bytes
+    }
+    trials, size = _stored(store)
+    if trials:
+        more = size / trials * len(plan.to_do)
+        yield f"estimated disk: {_megabytes(more)} of results, as the {trials} trials there took"
+    elif len(probed) == len(plan.to_do):
+        yield f"estimated disk: {_megabytes(sum(probed.values()))} of results"
+    largest = max((cost.checkpoint_bytes or 0 for cost in costs.values() if cost), default=0)
+    if largest:
+        most = KEPT * largest * _together(plan, args, nodes)
+        yield f"  and while it runs {_megabytes(most)} of checkpoints, {KEPT} of each running trial"
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"
+
+
+def _stored(store: ResultStore) -> tuple[int, int]:
+    """How many trials there are, and the bytes of all tables."""
     trials, size = 0, 0
     for table in TABLES:
         selector = fs.FileSelector(store.path(table), allow_not_found=True)
         files = store.filesystem.get_file_info(selector)
         size += sum(file.size or 0 for file in files)
         trials += len(files) if table == "trials" else 0
-    if trials and plan.to_do:
-        more = size / trials * len(plan.to_do)
-        yield f"estimated disk: {more / 1e6:.3g} MB of results, as the {trials} trials there took"
+    return trials, size

@@ -36,9 +36,10 @@ KIND: Final = (
     "precision",
     "compile",
 )
+OUT_OF_MEMORY: Final = "out of memory"  # how the reason of such a trial begins
 COLUMNS: Final = (
-    "trial_id", "status", "reason", "epochs_done", "train_s", "eval_s", "peak_memory_bytes",
-    "device", "world_size", *KIND,
+    "trial_id", "status", "reason", "attempts", "epochs_done", "train_s", "eval_s",
+    "peak_memory_bytes", "device", "world_size", *KIND,
 )  # fmt: skip
 Kind = tuple[Any, ...]
 
@@ -53,6 +54,8 @@ class Cost(NamedTuple):
 
     seconds_per_epoch: float
     peak_memory_bytes: int | None
+    results_bytes: int | None = None  # of a trial, once it has ended
+    checkpoint_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ class Ledger:
         """`running`, `finished`, `failed`, `diverged`; None if it never started."""
         row = self.rows.get(trial_id)
         return row["status"] if row else None
+
+    def ran_out_of_memory(self, trial_id: str) -> bool:
+        """Whether a trial failed for want of memory."""
+        reason = self.rows[trial_id]["reason"] if self.status(trial_id) == "failed" else None
+        return (reason or "").startswith(OUT_OF_MEMORY)
 
     def to_do(self, trials: Mapping[str, TrialConfig], rerun: Rerun | None) -> list[str]:
         """Ids that have to run: not ended yet, or ended in a way that `rerun` names."""

@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Final
 
 from orchestrator.ledger import Kind, Ledger
 from orchestrator.planning import Plan
 from orchestrator.slots import AUTO, Node, Slot, gpu_share
-
-OUT_OF_MEMORY: Final = "out of memory"  # how the reason of such a trial begins
 
 
 def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind, str]:
@@ -59,7 +56,5 @@ def larger_after_oom(
     return {
         i: replace(slots[i], gpus=min(2 * gpus, 1.0))
         for i in ids
-        if 0 < (gpus := float(slots[i].gpus or 0)) < 1
-        and ledger.status(i) == "failed"
-        and ledger.rows[i]["reason"].startswith(OUT_OF_MEMORY)
+        if 0 < (gpus := float(slots[i].gpus or 0)) < 1 and ledger.ran_out_of_memory(i)
     }

@@ -49,7 +49,12 @@ class Plan:
     def with_probes(self, probes: "Mapping[Kind, Probe]") -> "Plan":
         """The plan with what was measured, in the order that follows from it."""
         costs = {
-            kind: Cost(found["seconds_per_epoch"], found["peak_memory_bytes"])
+            kind: Cost(
+                found["seconds_per_epoch"],
+                found["peak_memory_bytes"],
+                found["results_bytes"],
+                found["checkpoint_bytes"],
+            )
             for kind, found in probes.items()
         }
         ledger = replace(self.ledger, probed=costs)
@@ -84,9 +89,20 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
         if kept:  # two files may bear one name
             studies[study.name] = studies.get(study.name, []) + kept
     ledger = read_ledger(store)
-    kinds = by_kind(trials, ledger.to_do(trials, args.rerun))
+    wanted = {*ledger.to_do(trials, args.rerun)}
+    wanted |= {i for i in trials if _is_owed_memory(slots[i], ledger, i)}
+    kinds = by_kind(trials, [i for i in trials if i in wanted])
     to_do = running_order(kinds, trials, ledger)
     return Plan(studies, trials, slots, kinds, to_do, ledger, plugins)
+
+
+def _is_owed_memory(slot: Slot, ledger: Ledger, trial_id: str) -> bool:
+    """Whether a part of a GPU was too small, and the sweep ended before the one larger try."""
+    if not ledger.ran_out_of_memory(trial_id) or ledger.rows[trial_id]["attempts"] > 1:
+        return False
+    if slot.gpus == AUTO:
+        return ledger.rows[trial_id]["device"] != "cpu"
+    return 0 < float(slot.gpus or 0) < 1
 
 
 def _slot(study: Study, config: TrialConfig, args: argparse.Namespace) -> Slot:

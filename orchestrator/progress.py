@@ -139,8 +139,8 @@ def _left(left: Left) -> str:
     text = f"about {duration(left.seconds)} left"
     if not left.unmeasured:
         return text
-    kinds = "1 kind" if left.unmeasured == 1 else f"{left.unmeasured} kinds"
-    return f"{text} if {kinds} of trials not seen yet take{'s' * (left.unmeasured == 1)} as long"
+    kinds = f"{counted(left.unmeasured, 'kind')} of trials"
+    return f"{text} if {kinds} not seen yet take{'s' * (left.unmeasured == 1)} as long"
 
 
 def _bar(state: State, elapsed_s: float) -> Table:
@@ -195,6 +195,11 @@ def describe(config: TrialConfig) -> str:
     if config.lambda_b is not None and (config.lambda_b != 5e-4 or config.bias_init_mean):
         parts.append(f"λ_b={config.lambda_b:g} bias_init_mean={config.bias_init_mean:g}")
     return " ".join((*parts, f"seed={config.seed}"))
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things: `1 kind`, `2 kinds`."""
+    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def duration(seconds: float) -> str:

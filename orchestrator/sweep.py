@@ -31,7 +31,7 @@ from orchestrator.nodes import check_nodes
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan_file import read_plan, rerun_command, write_plan
 from orchestrator.planning import Plan, check_plan, make_plan
-from orchestrator.progress import SweepProgress, duration
+from orchestrator.progress import SweepProgress, counted, duration
 from orchestrator.slots import Node, Slot, check_fits, resources
 from orchestrator.summary import show_summary, write_analysis
 from orchestrator.tally import Tally
@@ -151,7 +151,7 @@ def measured(
     for kind, i in wanted.items():
         slots[kind] = plan.slots[i].on(nodes)
         jobs[kind] = _job(i, slots[kind], plan, args, store)
-    with console.status(f"running a few steps of {len(jobs)} kinds of trials"):
+    with console.status(f"running a few steps of {counted(len(jobs), 'kind')} of trials"):
         probes, failures = schedule.probe(jobs, slots)
     for failure in failures:
         line = f"warning: not measured, since a few steps fail: {failure}"
@@ -160,7 +160,7 @@ def measured(
         return plan
     plan = plan.with_probes(probes)
     shares = {f"{slot.gpus:g}" for slot in slots_on(plan, nodes).values() if slot.gpus}
-    line = f"{len(probes)} kinds of trials measured"
+    line = f"{counted(len(probes), 'kind')} of trials measured"
     console.print(line + (f"; of a GPU each takes {', '.join(sorted(shares))}" if shares else ""))
     return plan
 

@@ -14,10 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trainers.results import CHECKPOINTS, ResultStore
+from trainers.results import CHECKPOINTS, KEPT, ResultStore
 
 FORMAT = 2
-KEEP = 2  # the last two, should the newest be unreadable
 
 
 @dataclass
@@ -37,11 +36,16 @@ class State:
 
 def save(store: ResultStore, state: State) -> None:
     """Write a checkpoint whole, then drop those before the last two."""
+    store.write_bytes(to_bytes(state), CHECKPOINTS, state.trial_id, _name(state.epoch))
+    for name in store.names(CHECKPOINTS, state.trial_id)[:-KEPT]:
+        store.filesystem.delete_file(store.path(CHECKPOINTS, state.trial_id, name))
+
+
+def to_bytes(state: State) -> bytes:
+    """What a checkpoint's file holds."""
     buffer = io.BytesIO()
     torch.save(vars(state), buffer)
-    store.write_bytes(buffer.getvalue(), CHECKPOINTS, state.trial_id, _name(state.epoch))
-    for name in store.names(CHECKPOINTS, state.trial_id)[:-KEEP]:
-        store.filesystem.delete_file(store.path(CHECKPOINTS, state.trial_id, name))
+    return buffer.getvalue()
 
 
 def load(store: ResultStore, trial_id: str) -> State:

@@ -1,16 +1,18 @@
 """A few steps of a trial, to know what all of it will take before anything is spent."""
 
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
 
-from trainers import distributed
+from trainers import checkpoint, distributed
 from trainers.config import TrialConfig
 from trainers.data import Data, Split, load_data
 from trainers.memory import keep_freed_memory
-from trainers.provenance import device_memory_bytes, peak_memory_bytes
-from trainers.trainer import Trainer
+from trainers.provenance import device_memory_bytes, peak_memory_bytes, versions
+from trainers.results import ResultStore
+from trainers.trainer import MAX_FEATURES, Row, Trainer
 
 STEPS = 4
 
@@ -21,6 +23,8 @@ class Probe(TypedDict):
     seconds_per_epoch: float
     peak_memory_bytes: int
     device_memory_bytes: int  # all that the device has
+    results_bytes: int  # of all files of a trial that has ended
+    checkpoint_bytes: int
 
 
 def probe(config: TrialConfig, *, data_dir: Path, download: bool) -> Probe:
@@ -43,17 +47,40 @@ def probe(config: TrialConfig, *, data_dir: Path, download: bool) -> Probe:
     trainer = Trainer(config, part, ranks)
     trainer.train_epoch(1)  # the first steps choose algorithms and allocate
     begin = time.perf_counter()
-    trainer.train_epoch(1)
+    row = trainer.train_epoch(1)
     trained = time.perf_counter()
-    trainer.evaluate()
+    row |= trainer.evaluate(with_scores=True)
     end = time.perf_counter()
+    row.pop("samples")
+    state = checkpoint.State(config.trial_id, **trainer.state())
     train_s = (trained - begin) * len(whole.train) / len(part.train)
     eval_s = (end - trained) * _samples(whole) / _samples(part) / config.eval_every
     return {
         "seconds_per_epoch": train_s + eval_s,
         "peak_memory_bytes": peak_memory_bytes(ranks.device),
         "device_memory_bytes": device_memory_bytes(ranks.device),
+        "results_bytes": _results_bytes(trainer, whole, row),
+        "checkpoint_bytes": len(checkpoint.to_bytes(state)),
     }
+
+
+def _results_bytes(trainer: Trainer, whole: Data, row: Row) -> int:
+    """Files with an epoch, written and measured; what the other epochs and the features add."""
+    config, trial_id = trainer.config, trainer.config.trial_id
+    tables = {
+        "trials": [{**config.row(), **versions()}],
+        "epochs": [row],
+        "scores": trainer.score_rows(),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        store = ResultStore(folder)
+        for table, rows in tables.items():
+            store.write_rows(table, trial_id, [{"trial_id": trial_id, **each} for each in rows])
+        written = sum(path.stat().st_size for path in Path(folder).rglob("*.parquet"))
+    numbers = (config.epochs - 1) * len(row) * 8
+    if config.regularizer == "global" and whole.test is not None:
+        numbers += min(len(whole.test), MAX_FEATURES) * trainer.num_features * 4
+    return written + numbers
 
 
 def _first(split: Split, count: int) -> Split:

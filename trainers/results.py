@@ -23,6 +23,7 @@ from trainers.registry import InputError
 
 Row = Mapping[str, Any]
 CHECKPOINTS: Final = "checkpoints"  # a folder for each trial that has not ended
+KEPT: Final = 2  # of a running trial, should the newest be unreadable
 
 
 class ResultStore:

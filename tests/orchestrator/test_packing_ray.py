@@ -26,6 +26,29 @@ resources:
 - {batch_size: 40, workers: 2, gpus_per_worker: 1}
 """
 
+# One loss that half a GPU is too small for, one that any is.
+GREEDY = """
+import ray
+import torch
+from trainers.registry import register_loss
+
+def refuse(most):
+    if ray.is_initialized():
+        share = ray.get_runtime_context().get_assigned_resources().get("GPU", 1)
+        if share <= most:
+            raise torch.OutOfMemoryError(f"CUDA out of memory in {share:g} of a GPU")
+
+@register_loss("wants_a_whole")
+def wants_a_whole(logits, targets):
+    refuse(0.5)
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+@register_loss("wants_more")
+def wants_more(logits, targets):
+    refuse(1)
+    return torch.nn.functional.cross_entropy(logits, targets)
+"""
+
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
@@ -56,7 +79,7 @@ def test_shares_are_measured_where_that_is_asked_for(tmp_path: Path, address: st
     (tmp_path / "small.yaml").write_text(MIXED.partition("include")[0])
     argv = ("--address", address, "--gpus-per-worker", "auto")
     out = finish(start(tmp_path, "results", *argv, study="small.yaml"))
-    assert "1 kinds of trials measured" in out
+    assert "1 kind of trials measured" in out
     assert {row["status"] for row in rows(tmp_path / "results")["trials"]} == {"finished"}
 
 
@@ -70,3 +93,25 @@ def test_what_no_node_has_is_told(tmp_path: Path, address: str) -> None:
         "error: a worker wants 2 GPU of one node and the largest has 1"
     )
     assert not (tmp_path / "results").exists()
+
+
+def test_out_of_memory_is_tried_once_more_with_twice_the_share(
+    tmp_path: Path, address: str
+) -> None:
+    (tmp_path / "greedy.py").write_text(GREEDY)
+    study = MIXED.partition("include")[0].replace("[ce, bce]", "[ce, wants_a_whole, wants_more]")
+    (tmp_path / "greedy.yaml").write_text(f"plugins: [greedy]\n{study}")
+    argv = ("--address", address, "--gpus-per-worker", "0.5", "--seeds", "0")
+    process = start(tmp_path, "results", *argv, study="greedy.yaml")
+    out, _ = process.communicate(timeout=240)
+    assert process.returncode == 1, out
+    assert "2 trials ran out of memory; again, each with twice its share" in out
+    found = {row["loss"]: row for row in rows(tmp_path / "results")["trials"]}
+    ends = {loss: (row["status"], row["attempts"]) for loss, row in found.items()}
+    assert ends == {
+        "ce": ("finished", 1), "wants_a_whole": ("finished", 2), "wants_more": ("failed", 2)
+    }  # fmt: skip
+    assert found["wants_more"]["reason"].endswith("CUDA out of memory in 1 of a GPU)")
+    process = start(tmp_path, "results", *argv, study="greedy.yaml")
+    out, _ = process.communicate(timeout=240)
+    assert "3 done before, 0 to run" in out

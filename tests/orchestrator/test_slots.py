@@ -199,6 +199,8 @@ def test_shares_follow_the_memory_of_each_kind(plan: Plan) -> None:
                 "seconds_per_epoch": peak / GIB,
                 "peak_memory_bytes": peak,
                 "device_memory_bytes": 24 * GIB,
+                "results_bytes": 10**5,
+                "checkpoint_bytes": 10**6,
             }
             for model, peak in found.items()
         }
@@ -224,3 +226,30 @@ def test_out_of_memory_gets_twice_the_share_once_and_others_nothing(
     again = larger_after_oom(slots, Ledger(rows), slots)
     assert again == {"a": Slot(gpus=0.5), "b": Slot(gpus=1.0)}
     assert kind_of(tiny().row()) == kind_of(tiny(seed=3, loss="bce", epochs=9).row())
+
+
+@pytest.mark.parametrize(
+    ("share", "row", "owed"),
+    [
+        ("0.5", {}, True),
+        ("0.5", {"attempts": 2}, False),  # it had its larger try
+        ("0.5", {"reason": "ValueError: something else"}, False),
+        ("0.5", {"status": "diverged"}, False),
+        ("1", {}, False),  # there is no larger one
+        ("0", {}, False),
+        ("auto", {}, False),  # on a CPU
+        ("auto", {"device": "A GPU"}, True),
+    ],
+)
+def test_a_larger_try_that_a_killed_sweep_owes_is_made_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: str, row: dict, owed: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(STUDY.partition("resources")[0])
+    plan = planned("--gpus-per-worker", share)
+    first, *others = plan.trials
+    failed = {"status": "failed", "reason": "out of memory at batch_size=9", "attempts": 1}
+    failed |= {"trial_id": first, **plan.trials[first].row(), "device": "cpu"}
+    ResultStore("results").write_rows("trials", first, [failed | row])
+    again = planned("--gpus-per-worker", share)
+    assert sorted(again.to_do) == sorted([first, *others] if owed else others)

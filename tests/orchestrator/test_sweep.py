@@ -124,7 +124,7 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     out = capsys.readouterr().out
     assert "4 trials, 0 done, 4 to run" in out
     assert out.count(" new ") == 4
-    assert "estimated wall time: unknown; no finished trial of 1 of 1 kinds" in out
+    assert "estimated wall time: unknown; no finished trial of 1 of 1 kind (" in out
     assert sorted(somewhere.rglob("*")) == before
 
 
