@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OPTIONS ?=   # of both sweeps: make sweep OPTIONS='--epochs 2'
 
 .PHONY: help sweep test test-fast test-cluster lint format bench clean
 
@@ -10,8 +11,8 @@ help:  ## what there is
 
 sweep: $(VENV)/sweep.stamp  ## run the ufm and digits studies and print their tables
 	status=0; \
-	$(BIN)/python orchestrator/sweep.py --study ufm || status=$$?; \
-	test $$status -gt 1 || $(BIN)/python orchestrator/sweep.py || status=$$?; \
+	$(BIN)/python orchestrator/sweep.py --study ufm $(OPTIONS) || status=$$?; \
+	test $$status -gt 1 || $(BIN)/python orchestrator/sweep.py $(OPTIONS) || status=$$?; \
 	$(BIN)/python -m analysis.report || status=$$?; \
 	echo "to type the commands above: source $(BIN)/activate"; exit $$status
 

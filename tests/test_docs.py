@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,16 +18,9 @@ from analysis.command_line import Parser
 from orchestrator.command_line import parse_args
 from orchestrator.planning import make_plan
 from orchestrator.study import expand, parse_study
+from tests.commands import BLOCK, DOCUMENTS, OTHERS, ROOT, commands
 from trainers.results import ResultStore
 
-ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
-# Programs that are not ours. What they are given is not looked at, but for a sweep's options.
-OTHERS = {
-    "source", "mv", "export", "git", "docker", "kubectl", "sbatch", "ray", "mlflow", "$EDITOR",
-    "python3", "pip", "chmod", "cd", "pre-commit",
-}  # fmt: skip
 SWEEP = "orchestrator.sweep"
 names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -41,28 +33,6 @@ def blocks(language: str) -> list[tuple[str, str]]:
         for match in BLOCK.finditer(path.read_text("utf-8"))
         if match[1] == language
     ]
-
-
-def commands() -> Iterator[tuple[str, list[str]]]:
-    """Every command of the shell blocks, and those in the text that begin with `python`."""
-    for path in DOCUMENTS:
-        text = path.read_text("utf-8")
-        for match in BLOCK.finditer(text):
-            if match[1] == "sh":
-                for line in match[2].replace("\\\n", " ").splitlines():
-                    yield from ((path.name, part) for part in parts(line))
-        spans = re.findall(r"`(python -m [^`]+|python \w+/[^`]+)`", BLOCK.sub("", text))
-        yield from ((path.name, part) for span in spans for part in parts(span.replace("\n", " ")))
-
-
-def parts(line: str) -> Iterator[list[str]]:
-    words = shlex.split(line, comments=True)
-    while "&&" in words:
-        at = words.index("&&")
-        yield words[:at]
-        words = words[at + 1 :]
-    if words:
-        yield words
 
 
 def anchors(path: Path) -> set[str]:
@@ -86,53 +56,49 @@ def test_commands_exist(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> 
     """Each is parsed by its own program, and what a sweep is asked for expands to trials."""
     monkeypatch.setattr("sys.path", [*sys.path])  # planning adds to it
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    checked = 0
-    for document, words in commands():
-        while words and "=" in words[0] and not words[0].startswith("-"):  # FAULT_ROUNDS=10 ...
-            words = words[1:]
-        program = words[0].removeprefix(".venv/bin/")
-        what = f"{document}: {shlex.join(words)}"
+    for command in commands():
+        words, program = command.words, command.program
         if program == "make":
-            assert set(words[1:]) <= targets, what
-        elif program in ("python", "torchrun"):
-            check_python(words, what, store)
-            checked += 1
-        else:
-            assert program in OTHERS, what
-            if "--" in words:
-                check_python(["python", *words[words.index("--") + 1 :]], what, store)
-            elif "cluster/slurm.sbatch" in words:
-                check_sweep(words[words.index("cluster/slurm.sbatch") + 1 :], what, store)
-    assert checked > 30
+            assert set(words[1:]) <= targets, command
+        elif program not in OTHERS:
+            check_program(program, arguments(words), str(command), store)
+        elif "--" in words:  # of Ray, then a sweep's
+            after = words[words.index("--") + 1 :]
+            check_sweep([w for w in after if w not in ("python", "-m", SWEEP)], store)
+        elif "cluster/slurm.sbatch" in words:
+            check_sweep(words[words.index("cluster/slurm.sbatch") + 1 :], store)
 
 
-def check_python(words: list[str], what: str, store: ResultStore) -> None:
-    """`python -m MODULE ...`, `python FILE ...`, or what follows `ray submit ... --`."""
-    while words and not (words[0] == "-m" or words[0].endswith(".py")):
-        if words[0] == "--study":  # of `ray submit`, which names the script before
-            return check_sweep(words, what, store)
-        words = words[1:]
-    assert words, what
-    if words[0] == "-m":
-        module, argv = words[1], words[2:]
-    else:
-        assert (ROOT / words[0]).is_file(), what
-        module, argv = words[0].removesuffix(".py").replace("/", "."), words[1:]
+def arguments(words: list[str]) -> list[str]:
+    """What follows the module or the file."""
+    at = words.index("-m") + 1 if "-m" in words else 1
+    return words[at + 1 :]
+
+
+def check_program(module: str, argv: list[str], what: str, store: ResultStore) -> None:
+    """A module of ours with these arguments."""
     if module == SWEEP:
-        check_sweep(argv, what, store)
-    elif module.startswith(("docs.", "benchmarks")):  # their options are few, and not checked
-        assert words[0] != "-m" or find_spec(module), what
-    elif argv and argv[0] != ">":
-        check_options(module, argv, what)
+        check_sweep(argv, store)
+    elif module.startswith("benchmarks") or not argv or argv[0] == ">":
+        assert find_spec(module) or (ROOT / f"{module.replace('.', '/')}.py").is_file(), what
     else:
-        assert find_spec(module), what
+        check_options(module, argv, what)
 
 
-def check_sweep(argv: list[str], what: str, store: ResultStore) -> None:
+def check_sweep(argv: list[str], store: ResultStore) -> None:
     """The options, and the trials that they ask for."""
     args = parse_args(argv)
     if not any(name.endswith(".yaml") for name in args.study):  # those are the reader's own
-        assert make_plan(args, store).trials, what
+        assert make_plan(args, store).trials, argv
+
+
+def test_every_command_is_run_by_a_test_or_says_what_it_needs() -> None:
+    told = {str(command): command.run_by for command in commands()}
+    assert [command for command, test in told.items() if test is None] == []
+    assert len(told) > 60
+    for test in {*told.values()}:
+        if found := re.fullmatch(r"(test_\w+)\.(test_\w+)", test or ""):
+            assert f"def {found[2]}(" in (ROOT / "tests" / f"{found[1]}.py").read_text(), test
 
 
 class GotThroughError(Exception):
