@@ -49,3 +49,12 @@ def test_a_benchmark_that_ends_badly_is_told_by_its_last_line(
     monkeypatch.setitem(runner.COMMANDS, "broken", (["rows_that_are_not_there"], ""))
     with pytest.raises(runner.BenchmarkError, match=r"No module named benchmarks.rows_that"):
         runner.measured("broken", small=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["input_pipeline", "analysis", "planning"])
+def test_the_smallest_form_runs(name: str) -> None:
+    """The others take minutes even so; `make bench` runs them."""
+    rows = runner.measured(name, small=True)
+    assert all(row.ours > 0 for row in rows)
+    assert len(rows) >= 2
