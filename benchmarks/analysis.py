@@ -17,10 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from analysis.schema import EPOCHS, TRIALS
 from benchmarks.rows import Row, run
+from trainers.results import to_parquet
 
 LIMITS = {2000: (10.0, 1.0), 10000: (60.0, 2.0)}  # trials: seconds, GiB
 COMPACT_LIMITS = (None, 2.0)  # of any number of trials
@@ -61,7 +61,7 @@ def _write(path: Path, schema: pa.Schema, rows: int, own: dict, rng: np.random.G
         else:
             values = [None] * rows
         columns.append(pa.array(values, field.type))
-    pq.write_table(pa.table(columns, schema=schema), path)
+    path.write_bytes(to_parquet(pa.table(columns, schema=schema)))
 
 
 def cost(command: Sequence[str]) -> tuple[float, float]:

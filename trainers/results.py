@@ -82,10 +82,8 @@ class ResultStore:
         strange = {key for row in rows for key in row} - set(schema.names)
         assert not strange, f"columns {sorted(strange)} are not in the schema of {table}"
         data = pa.Table.from_pylist([_nullable(row) for row in rows], schema=schema)
-        sink = pa.BufferOutputStream()
-        pq.write_table(data, sink, compression="zstd", write_page_checksum=True)
         path = self.path(table, f"{trial_id}.parquet")
-        write_atomic(self.filesystem, path, sink.getvalue().to_pybytes())
+        write_atomic(self.filesystem, path, to_parquet(data))
 
     def read_rows(self, table: str, trial_id: str) -> list[dict[str, Any]]:
         """A trial's rows of a table, from its file or a merged one; none if it is in neither."""
@@ -123,6 +121,24 @@ class ResultStore:
     def lock(self, *parts: str, wait: bool) -> AbstractContextManager[Callable[[], None]]:
         """Hold the lock of that name: see `analysis.lock.lock`."""
         return lock(self.filesystem, self.path(*parts), wait=wait)
+
+
+def to_parquet(data: pa.Table) -> bytes:
+    """The file of a trial, to be read with thousands of its like.
+
+    Without dictionaries and statistics, by which so few rows gain nothing, and by snappy, since
+    zstd sets itself up anew for each of fifty columns: read in less than half the time.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        data,
+        sink,
+        compression="snappy",
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
+    return sink.getvalue().to_pybytes()
 
 
 def _nullable(row: Row) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def test_killed_at_any_step_it_is_completed(
                 steps += 1
         assert_same(frames(store.root), expected)
         assert again or not any_row_twice(store)
-    assert steps > 10
+    assert steps > 8  # files of both tables were hidden, told of, deleted, shown
     assert_same(frames(store.root), expected)
     assert not any_row_twice(store)
     assert list(store.root.rglob(".*")) == []
