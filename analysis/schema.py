@@ -119,7 +119,9 @@ TRIALS: Final = _schema(
     *CONFIG_FIELDS,
     _field("status", pa.string(), "", " | ".join(STATUSES)),
     _field("reason", pa.string(), "", "why it failed or diverged, in a sentence"),
-    _field("epochs_done", pa.int32(), "epochs", "whole ones, all with a row in epochs"),
+    _field(
+        "epochs_done", pa.int32(), "epochs", "whole ones; with rows in epochs once it has ended"
+    ),
     _field("world_size", pa.int32(), "processes", "that shared the trial"),
     _field("device", pa.string(), "", "cpu, or the GPU's name"),
     _field("batch_norm", pa.string(), "", "global batch | per rank; null: one process, or none"),

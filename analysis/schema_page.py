@@ -48,7 +48,8 @@ exist).
 ABOUT = {
     "trials": "One row a trial: its config, its end, where and with what it ran. Written when it "
     "starts, ends, or is stopped.",
-    "epochs": "One row an epoch, written with the epoch's checkpoint, in float64.",
+    "epochs": "One row an epoch, in float64, written when the trial ends. Until then its rows "
+    "are in its checkpoint, and in MLflow.",
     "scores": "Histograms of a finished trial's final scores, and its K biases.",
     "features": "The final features of the test set, of finished classification trials.",
 }

@@ -18,6 +18,8 @@ def open_location(location: str) -> tuple[fs.FileSystem, str]:
     if "://" not in location:
         return fs.LocalFileSystem(), os.path.realpath(location)
     filesystem, root = fs.FileSystem.from_uri(location)
+    if not root.strip("/"):
+        raise ValueError("names no bucket or folder; write it as s3://bucket/prefix")
     return _patient(filesystem), root.rstrip("/")
 
 

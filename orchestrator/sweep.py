@@ -224,6 +224,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
                 show_plan(plan, args, store, console, nodes)
         else:
             show_plan(plan, args, store, console, this_machine())
+            if plan.to_do:
+                console.print("not checked yet: models, their arguments, and data; --probe does it")
         return OK
     if not args.no_mlflow:
         check_uri(tracking_uri(args, store))  # before anything is written

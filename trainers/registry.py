@@ -19,9 +19,9 @@ class InputError(ValueError):
 def unknown(kind: str, name: object, names: list[str]) -> InputError:
     """The error for a name that is not one of `names`, with the nearest one suggested."""
     near = get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names) if len(names) <= 40 else f"{len(names)} names"
-    return InputError(f"{name!r} is not a known {kind}; {hint}(known: {listed})")
+    return InputError(f"{name!r} is not a known {kind}{hint} (known: {listed})")
 
 
 def one_line(error: BaseException) -> str:

@@ -31,12 +31,20 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def read_config(path: Path) -> TrialConfig:
     """A trial's fields from a JSON file. Raises InputError."""
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
     except (OSError, ValueError, RecursionError) as error:  # the last from a thousand brackets
         raise InputError(f"--config {path} can't be read: {error}") from error
     if not isinstance(fields, dict):
         raise InputError(f"--config {path} must hold an object of fields, not {fields!r}")
     return TrialConfig.parse(fields, where=str(path))
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return fields
 
 
 def show(row: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ):
         (tmp_path / f"{name}.json").write_text(json.dumps({**TINY, **fields}))
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "twice.json").write_text('{"seed": 0, "seed": 1}')
     (tmp_path / "broken.json").write_text("{")
     (tmp_path / "deep.json").write_text("[" * 5000)
     return tmp_path
@@ -58,6 +59,7 @@ def test_a_trial_that_diverges_says_so(somewhere: Path, capsys: pytest.CaptureFi
         (["--config", "nothing.json"], "--config nothing.json can't be read"),
         (["--config", "broken.json"], "--config broken.json can't be read"),
         (["--config", "deep.json"], "--config deep.json can't be read"),
+        (["--config", "twice.json"], "twice.json can't be read: 'seed' is given twice"),
         (["--config", "list.json"], "must hold an object of fields, not [1]"),
         (["--config", "bad.json"], "bad.json: loss='bec' is not a known loss; did you mean 'bce'?"),
         (["--config", "trial.json", "--results", "bad.json"], "can't be written"),
