@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM while trials run: once, and they finish their epoch; twice, and all ends."""
+"""Ctrl-C and SIGTERM. While trials run: once, and they finish their epoch; twice, and all ends.
+
+Before and after, once ends all.
+"""
 
 import signal
 import sys
@@ -10,6 +13,39 @@ if TYPE_CHECKING:
     from ray.tune.experiment import Trial
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # the second is how a cluster takes its machines back
+_heard: list[int] = []  # signals that were answered by an exception
+
+
+@contextmanager
+def raised() -> Iterator[None]:
+    """Answer both signals by KeyboardInterrupt, where this program was not told to ignore them."""
+    _heard.clear()
+
+    def answer(number: int, _: Any) -> NoReturn:
+        _heard.append(number)
+        raise KeyboardInterrupt
+
+    with _handled(answer):
+        yield
+
+
+def check() -> None:
+    """Raises KeyboardInterrupt where one was raised before, which a library has swallowed."""
+    if _heard:
+        raise KeyboardInterrupt
+
+
+@contextmanager
+def _handled(handler: Any) -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    heard = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number in heard:
+            signal.signal(number, before[number])
 
 
 class Interrupt:
@@ -55,16 +91,11 @@ class Interrupt:
 def answered() -> Iterator[Interrupt]:
     """Answer both signals, where this program was not told to ignore them. Raises `error`."""
     interrupt = Interrupt()
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    heard = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
-    for number in heard:
-        signal.signal(number, interrupt.answer)
-    try:
-        yield interrupt
-    except KeyboardInterrupt:
-        if interrupt.error:
-            raise interrupt.error from None
-        raise
-    finally:
-        for number in heard:
-            signal.signal(number, before[number])
+    with _handled(interrupt.answer):
+        try:
+            check()
+            yield interrupt
+        except KeyboardInterrupt:
+            if interrupt.error:
+                raise interrupt.error from None
+            raise

@@ -85,9 +85,12 @@ class Runs:
         self.send(study, trial, trial_id, rows)
         run_id, _ = self._open_runs.pop(trial_id)
         self._client.set_tag(run_id, BEGUN, begun)
+        before = self._client.get_run(run_id).data.tags
         for tag in TAGS:
             if trial.get(tag) is not None:
                 self._client.set_tag(run_id, tag, str(trial[tag]))
+            elif tag in before:  # why an earlier attempt failed
+                self._client.delete_tag(run_id, tag)
         self._client.set_terminated(run_id, ENDINGS[trial["status"]], end_time=_end_ms(trial))
 
     def _experiments(self) -> list[str]:

@@ -40,6 +40,7 @@ ENVIRONMENT: Final = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is the sweep's to answer
 }
 CONNECT_S: Final = 5.0
+RAY_CLIENT: Final = "ray://"
 WATCH_EVERY_S: Final = 5.0
 DEAD_CHECKS: Final = 3  # in a row: a cluster whose head restarts is back before
 SILENT_S: Final = 40.0  # Ray ends this process with words of its own after 60 s of no answer
@@ -76,6 +77,7 @@ def connect(address: str | None) -> list[Node]:
     _check_answers(address or os.environ.get("RAY_ADDRESS"))
     import ray
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, ValueError) as error:  # OSError: also a TMPDIR too long for a socket's name
@@ -83,22 +85,37 @@ def connect(address: str | None) -> list[Node]:
             f"no Ray cluster answers or starts ({' '.join(str(error).split())[:200]}); start one, "
             "or use --address local for one inside this process"
         ) from error
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's would end without a word
+    except SystemExit as end:  # how Ray, while it starts, answers SIGTERM
+        raise KeyboardInterrupt from end
+    finally:
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end without a word
+    interrupt.check()
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _check_answers(address: str | None) -> None:
     """Knock at host:port before Ray does, which would wait there for minutes."""
-    host, colon, port = (address or "").rpartition(":")
+    host, colon, port = (address or "").removeprefix(RAY_CLIENT).rpartition(":")
     if not colon or "/" in host or not port.isdigit():
-        return  # none, `local`, `auto` or ray://, which Ray looks up by itself
+        return  # none, `local` or `auto`, which Ray looks up by itself
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+        with socket.create_connection((host, int(port)), timeout=CONNECT_S) as knock:
+            if os.environ.get("RAY_USE_TLS") != "1" and not _speaks_http2(knock):
+                raise OSError("what listens there is no Ray")
     except (OSError, OverflowError) as error:
         raise InputError(
             f"no Ray cluster answers at {address} ({error}); start it, or use --address local "
             "for one inside this process"
         ) from error
+
+
+def _speaks_http2(knock: socket.socket) -> bool:
+    """Whether the other side answers as gRPC does: with a frame of settings (RFC 9113, 3.4)."""
+    try:
+        knock.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0)))
+        return knock.recv(9)[3:4] == b"\x04"
+    except TimeoutError:
+        return False
 
 
 def disconnect() -> None:

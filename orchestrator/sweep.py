@@ -22,7 +22,7 @@ if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_
 from analysis.atomic import WriteError
 from analysis.command_line import run_main
 from analysis.lock import SWEEP_LOCK
-from orchestrator import schedule
+from orchestrator import interrupt, schedule
 from orchestrator.command_line import parse_args
 from orchestrator.dry_run import show_plan, this_machine
 from orchestrator.ledger import forget, read_ledger
@@ -81,8 +81,13 @@ class Listener:
             self._mirror.ended(trial["trial_id"])
 
     def lost(self, trial_id: str, reason: str) -> None:
-        """Record a trial whose worker died each time: it could not do so itself."""
+        """Record a trial whose worker died each time: it could not do so itself.
+
+        One that died after it had ended, on its way to say so, has ended all the same.
+        """
         rows = self._store.read_rows("trials", trial_id)
+        if rows and rows[0]["status"] in ENDED:
+            return self.ended(rows[0])
         trial = rows[0] if rows else {"trial_id": trial_id, **self._trials[trial_id].row()}
         trial |= {"status": "failed", "reason": f"its worker died each time: {reason}"}
         self._store.write_rows("trials", trial_id, [trial])
@@ -99,8 +104,9 @@ def run_plan(
 ) -> Tally:
     """Train what is left to do, and count it. How each trial ended is in the store by then."""
     slots = slots_on(plan, nodes)
-    if args.rerun == "all":  # only now: nothing that the user can get wrong comes after this
-        forget(store, [i for i in plan.to_do if plan.ledger.status(i)])
+    if args.rerun:  # only now: nothing that the user can get wrong comes after this
+        again = [i for i in plan.to_do if args.rerun in ("all", plan.ledger.status(i))]
+        forget(store, [i for i in again if plan.ledger.status(i)])  # so that what is left is new
     to_do = {i: plan.trials[i] for i in plan.to_do}
     sizes = {i: int(slot.workers) * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
     tally = Tally(to_do, plan.kinds, sizes=sizes, before=plan.ledger.costs)
@@ -220,6 +226,7 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         if args.probe and plan.to_do:
             check_plan(plan, args, console)
             with cluster(args, console) as nodes:
+                check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
                 plan = measured(plan, args, store, console, nodes)
                 show_plan(plan, args, store, console, nodes)
         else:
@@ -289,7 +296,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.argv = list(sys.argv[1:] if argv is None else argv)
     console = Console(quiet=args.quiet)
     try:
-        return sweep(args, console)
+        with interrupt.raised():
+            return sweep(args, console)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT

@@ -26,6 +26,7 @@ from trainers.registry import InputError, one_line
 from trainers.results import ResultStore
 
 FLUSH_S: Final = 20.0  # how long a sweep that has ended waits for a server to take the rest
+LAST_TRY_S: Final = 2.0  # the same for a server that doesn't answer
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 60.0
 Read = Callable[[str, str], list[dict[str, Any]]]
 
@@ -47,10 +48,12 @@ class Mirror:
         self._pending: dict[str, list[Row] | None] = {}  # new rows; None: it has ended
         self._unchecked: list[str] = []  # ended before, perhaps without a word to MLflow
         self._changed = threading.Condition()
-        self._give_up_at: float | None = None
+        self._ended_at: float | None = None
+        self._wait_s = 0.0
         self._over = threading.Event()
         self._runs: Runs | None = None
         self._failure = "no answer yet"
+        self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
 
     @property
@@ -87,10 +90,14 @@ class Mirror:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Wait until all is sent, at most FLUSH_S; after an interruption, for nothing."""
-        wait_s = FLUSH_S if kind is None else 0.0
+        """Wait until all is sent, at most FLUSH_S; after an interruption, for nothing.
+
+        A server that doesn't answer is given LAST_TRY_S.
+        """
         with self._changed:
-            self._give_up_at = time.monotonic() + wait_s
+            self._ended_at = time.monotonic()
+            self._wait_s = FLUSH_S if kind is None else 0.0
+            wait_s = self._wait_s if self._failing_since is None else min(self._wait_s, LAST_TRY_S)
             self._over.set()
             self._changed.notify()
         self._thread.join(wait_s)
@@ -102,19 +109,28 @@ class Mirror:
                 self._changed.wait_for(
                     lambda: self._pending or self._unchecked or self._over.is_set()
                 )
-                late = self._give_up_at is not None and time.monotonic() > self._give_up_at
-                if late or not (self._pending or self._unchecked):
+                if self._is_late() or not (self._pending or self._unchecked):
                     return
             try:
                 self._send_next()
-                pause_s = 0.0
+                pause_s, self._failing_since = 0.0, None
             except Exception as error:  # whatever a tracking server does, the sweep goes on
                 self._failure = one_line(error)[:300]
+                self._failing_since = self._failing_since or time.monotonic()
                 pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 if self._over.is_set():
                     time.sleep(FIRST_PAUSE_S)
                 else:
                     self._over.wait(pause_s)
+
+    def _is_late(self) -> bool:
+        """Whether the sweep has ended and waited long enough."""
+        if self._ended_at is None:
+            return False
+        now, give_up_at = time.monotonic(), self._ended_at + self._wait_s
+        if self._failing_since is not None:  # one more try at least
+            give_up_at = min(give_up_at, max(self._failing_since, self._ended_at) + LAST_TRY_S)
+        return now > give_up_at
 
     def _send_next(self) -> None:
         self._runs = self._runs or Runs(self._uri)

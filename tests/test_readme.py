@@ -117,6 +117,7 @@ def test_sweeps(folder: Path, undisturbed: Rows, home: Path) -> None:
     assert (code, counts(out)) == (0, (4, 4, 0)), out
     assert rows(folder / "moved" / "run1") == before
     assert len(before["trials"]) == 20
+    assert {row["attempts"] for row in before["trials"]} == {1}  # the failed began anew
     assert next(typed, None) is None
     for name in (*TABLES, "studies"):
         shutil.copytree(home / "whole" / name, folder / "moved" / "run1" / name, dirs_exist_ok=True)

@@ -3,12 +3,13 @@
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from orchestrator.interrupt import answered
+from orchestrator.interrupt import answered, check, raised
 from trainers import ray_worker
 
 
@@ -69,3 +70,20 @@ def test_signals_are_answered_as_before_afterwards() -> None:
     with answered():
         assert signal.getsignal(signal.SIGINT) != signal.default_int_handler
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_before_trials_run_a_signal_ends_all_even_if_it_is_swallowed(
+    number: signal.Signals,
+) -> None:
+    with pytest.raises(KeyboardInterrupt), raised():
+        os.kill(os.getpid(), number)
+    with raised():
+        with suppress(KeyboardInterrupt):  # as in an import of somebody's
+            os.kill(os.getpid(), number)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+        with pytest.raises(KeyboardInterrupt), answered():
+            pytest.fail("trials ran")
+    with raised():
+        check()  # that was another sweep

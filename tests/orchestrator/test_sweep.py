@@ -1,5 +1,6 @@
 """The command line without Ray: plans, dry runs, and every mistake in one line, exit code 2."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,33 @@ def test_a_second_sweep_into_the_same_results_is_refused(
     with ResultStore("results").lock(".sweep.lock", wait=False):
         assert sweep.main(["--study", "tiny.yaml", "--address", "local"]) == 2
     assert "another sweep is running into" in capsys.readouterr().err
+
+
+def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    store = ResultStore("results")
+    plan = make_plan(parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
+    (trial_id,) = plan.to_do
+    row = plan.trials[trial_id].row() | {"trial_id": trial_id, "status": "finished", "wall_s": 1.0}
+    store.write_rows("trials", trial_id, [row])
+    tally = Tally(plan.trials, plan.kinds, sizes=dict.fromkeys(plan.trials, 1.0), before={})
+    with SweepProgress(tally, console=Console()) as progress:
+        sweep.Listener(plan.trials, store, progress, None).lost(trial_id, "killed")
+    assert store.read_rows("trials", trial_id)[0]["status"] == "finished"
+    assert tally.number_ended == 1
+
+
+@pytest.mark.parametrize("scheme", ["", "ray://"])
+def test_a_port_where_something_else_listens_is_no_cluster(
+    scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.schedule.CONNECT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        argv = ["--study", "tiny.yaml", "--address", f"{scheme}127.0.0.1:{port}"]
+        assert sweep.main(argv) == 2
+    assert "(what listens there is no Ray); start it" in capsys.readouterr().err
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

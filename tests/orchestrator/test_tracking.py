@@ -254,6 +254,34 @@ def test_a_server_that_is_down_or_hangs_holds_nothing_up(
         hangs.set()
 
 
+def test_a_server_that_is_down_costs_a_sweep_two_seconds(tiny: Tiny, store: ResultStore) -> None:
+    config = tiny()
+    fill(store, config)
+    with Mirror("http://127.0.0.1:9", {config.trial_id: ("s", config)}, store.read_rows) as mirror:
+        mirror.ended(config.trial_id)
+        while mirror._failing_since is None:
+            time.sleep(0.01)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 2 * tracking.LAST_TRY_S
+    assert mirror.error
+
+
+def test_why_it_failed_before_is_no_tag_of_a_trial_that_finished(
+    uri: str, tiny: Tiny, store: ResultStore
+) -> None:
+    config = tiny(seed=51)
+    tags = {}
+    for status, reason in (("failed", "out of memory"), ("finished", None)):
+        fill(store, config, status=status)
+        (trial,) = store.read_rows("trials", config.trial_id)
+        store.write_rows("trials", config.trial_id, [trial | {"reason": reason}])
+        with Mirror(uri, {config.trial_id: ("mine", config)}, store.read_rows) as mirror:
+            mirror.ended(config.trial_id)
+        assert mirror.error is None
+        tags[status] = content(uri)[config.trial_id]["tags"].get("reason")
+    assert tags == {"failed": "out of memory", "finished": None}
+
+
 def test_what_a_server_refused_at_first_is_sent_later(
     uri: str, tiny: Tiny, store: ResultStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
