@@ -1,6 +1,8 @@
 """Whole-file writes: a reader sees the old bytes or the new, never a part."""
 
+import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -38,9 +40,18 @@ def _write_local(path: Path, data: bytes) -> None:
     part = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")  # rename needs one filesystem
     try:
         with part.open("xb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # held while we live: see `remove_parts`
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(part, path)
+            os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what writers that were killed left in a folder and those below it."""
+    for part in folder.rglob(f".*{PART_SUFFIX}"):
+        with suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # taken: its writer lives
+            part.unlink()

@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from analysis.merged import TRIES, BusyError, Listing, Merged, list_table
-from analysis.plan import ResultsError, wrong_version
+from analysis.plan import ResultsError, VersionError
 from analysis.schema import SCHEMA_VERSION
 
 READERS: Final = 8  # files in flight at an object store, which is latency
@@ -76,8 +76,7 @@ def read_merged(
 def read_files(filesystem: pafs.FileSystem, files: Sequence[str], schema: pa.Schema) -> pa.Table:
     """Rows of all files by `schema`: its columns alone, those that a file lacks as nulls.
 
-    Raises: ResultsError, a line for each file that is broken or of another schema_version;
-    FileNotFoundError.
+    Raises: ResultsError, a line for each file that is broken; VersionError; FileNotFoundError.
     """
     parts = _read_all(filesystem, files, schema)
     for file, part in zip(files, parts, strict=True):
@@ -95,23 +94,27 @@ def _read_all(
     on_disk = isinstance(filesystem, pafs.LocalFileSystem)
     with ThreadPoolExecutor(DISK_READERS if on_disk else READERS) as pool:
         parts = list(pool.map(lambda file: _table_or_problem(filesystem, file, schema), files))
-    problems = [part for part in parts if isinstance(part, str)]
+    problems = [part for part in parts if isinstance(part, ResultsError)]
+    for problem in problems:
+        if isinstance(problem, VersionError):  # all files are, as a rule, and it isn't theirs
+            others = sum(isinstance(other, VersionError) for other in problems) - 1
+            raise VersionError(problem.source, problem.found, more=others)
     if problems:
         more = len(problems) - _MOST_PROBLEMS
         rest = [f"and {more} more such files"] if more > 0 else []
-        raise ResultsError("\n".join([*problems[:_MOST_PROBLEMS], *rest]))
-    return [part for part in parts if not isinstance(part, str)]
+        raise ResultsError("\n".join([*map(str, problems[:_MOST_PROBLEMS]), *rest]))
+    return [part for part in parts if not isinstance(part, ResultsError)]
 
 
 def _table_or_problem(
     filesystem: pafs.FileSystem, file: str, schema: pa.Schema
-) -> pa.Table | str | None:
+) -> pa.Table | ResultsError | None:
     try:
         return _read_file(filesystem, file, schema)
     except FileNotFoundError:
         return None
     except ResultsError as error:
-        return str(error)
+        return error
 
 
 def _read_file(filesystem: pafs.FileSystem, file: str, schema: pa.Schema) -> pa.Table:
@@ -167,7 +170,7 @@ def _check_version(parquet: pq.ParquetFile, file: str) -> None:
     # Not from `schema_arrow`: to build that takes as long as to read a tenth of a small file.
     version = (parquet.metadata.metadata or {}).get(b"schema_version", b"none").decode()
     if version != str(SCHEMA_VERSION):
-        raise ResultsError(wrong_version(file, version))
+        raise VersionError(file, version)
 
 
 def _conform(table: pa.Table, schema: pa.Schema, file: str) -> pa.Table:

@@ -30,6 +30,19 @@ class ResultsError(ValueError):
     """A results folder that can't be read as one; the message is one line for the user."""
 
 
+class VersionError(ResultsError):
+    """Files that another version of the schema wrote."""
+
+    def __init__(self, source: str, found: object, *, more: int = 0) -> None:
+        """`more`: how many other files are like `source`."""
+        self.source, self.found = source, found
+        has = f"and {more} more have" if more else "has"
+        super().__init__(
+            f"{source} {has} schema_version {found}, this package reads {SCHEMA_VERSION}; read "
+            "such results with the package version that wrote them, or choose another --results"
+        )
+
+
 @dataclass(frozen=True)
 class Study:
     """A study as it was run: the configuration of each of its trials, by trial id."""
@@ -54,7 +67,7 @@ def parse_study(text: str, *, source: str) -> Study:
     if not isinstance(raw, dict) or not isinstance(raw.get("trials"), dict):
         raise ResultsError(f"{source} holds no mapping `trials`; run the study again")
     if raw.get("schema_version") != SCHEMA_VERSION:
-        raise ResultsError(wrong_version(source, raw.get("schema_version")))
+        raise VersionError(source, raw.get("schema_version"))
     fixed = raw.get("fixed", {})
     if not all(isinstance(each, dict) for each in (fixed, *raw["trials"].values())):
         raise ResultsError(f"{source} has trials that are no mappings; run the study again")
@@ -71,14 +84,6 @@ def _check_depth(text: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > DEEPEST:
             raise ValueError(f"it nests more than {DEEPEST} deep")
-
-
-def wrong_version(source: str, found: object) -> str:
-    """The message for a file that another version of the schema wrote."""
-    return (
-        f"{source} has schema_version {found}, this package reads {SCHEMA_VERSION}; "
-        "read it with the package version that wrote it, or run the sweep again"
-    )
 
 
 def _check_columns(trials: Mapping[Any, Mapping[str, Any]], source: str) -> None:

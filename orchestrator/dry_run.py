@@ -2,22 +2,25 @@
 
 import argparse
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pyarrow import fs
-from rich.console import Console
 
 from analysis.schema import TABLES
-from orchestrator.estimate import wall_seconds
+from orchestrator.estimate import schedule_of
 from orchestrator.packing import slots_on
 from orchestrator.plan_file import shared_fields
 from orchestrator.planning import Plan
 from orchestrator.progress import counted, duration
-from orchestrator.slots import Node, Slot, at_once
+from orchestrator.slots import Node, Slot, check_fits
 from trainers.config import TrialConfig
+from trainers.registry import InputError
 from trainers.results import KEPT, ResultStore
+
+START_S: Final = 15.0  # until the first trial trains: Ray, and PyTorch in each worker
 
 
 def this_machine() -> list[Node]:
@@ -27,22 +30,22 @@ def this_machine() -> list[Node]:
 
 
 def show_plan(
-    plan: Plan,
-    args: argparse.Namespace,
-    store: ResultStore,
-    console: Console,
-    nodes: Sequence[Node],
+    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
 ) -> None:
-    """Print what would happen on these nodes."""
-    if not console.quiet:
+    """Print what would happen on these nodes. By print: rich takes seconds for 10,000 lines."""
+    if not args.quiet:
         _list_trials(plan)
-    for line in (
-        f"{len(plan.trials)} trials, {plan.done} done, {len(plan.to_do)} to run",
-        *_kinds(plan, nodes),
-        *_costs(plan, args, nodes),
-        *_disk(plan, args, store, nodes),
-    ):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    print(f"{len(plan.trials)} trials, {_done(plan)}, {len(plan.to_do)} to run")
+    if plan.to_do:
+        print(*_kinds(plan, nodes), *_estimates(plan, args, store, nodes), sep="\n")
+
+
+def _done(plan: Plan) -> str:
+    """How many need not run, and which of these are no success."""
+    left = {*plan.to_do}
+    ended = Counter(plan.ledger.status(i) for i in plan.trials if i not in left)
+    bad = [f"{ended[status]} {status}" for status in ("failed", "diverged") if ended[status]]
+    return f"{plan.done} done" + (f" ({', '.join(bad)})" if bad else "")
 
 
 def _list_trials(plan: Plan) -> None:
@@ -50,7 +53,7 @@ def _list_trials(plan: Plan) -> None:
     rows = {i: config.row() for i, config in plan.trials.items()}
     alike = shared_fields(rows) if len(rows) > 1 else {}
     if alike:
-        print(f"{'all':22} {_axes(alike)}")  # print, since thousands of lines take rich seconds
+        print(f"{'all':22} {_axes(alike)}")
     for i, row in rows.items():
         own = {k: v for k, v in row.items() if k not in alike}
         print(f"{i} {plan.ledger.status(i) or 'new':9} {_axes(own)}")
@@ -86,54 +89,58 @@ def _takes(slot: Slot, nodes: Sequence[Node]) -> str:
     return f"{slot.workers} x ({slot.cpus:g} CPU, {shown})"
 
 
-def _costs(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> Iterator[str]:
-    """Wall time and CPU- or GPU-hours, or for which kinds nobody knows."""
-    if not plan.to_do:
+def _estimates(
+    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
+) -> Iterator[str]:
+    """Time and disk; or what of these nodes is too small, or for which kinds nobody knows."""
+    slots = slots_on(plan, nodes)
+    try:
+        check_fits(slots.values(), nodes)
+    except InputError as error:
+        yield f"no estimate, since this can't run here: {error}"
         return
-    unknown = [
-        plan.trials[ids[0]] for kind, ids in plan.kinds.items() if kind not in plan.ledger.costs
-    ]
+    costs = plan.ledger.costs
+    seconds = {
+        i: (costs[kind].seconds_per_epoch if kind in costs else 1.0) * plan.trials[i].epochs
+        for kind, ids in plan.kinds.items()
+        for i in ids
+    }
+    each = ((slots[i], seconds[i]) for i in plan.to_do)
+    wall_s, together = schedule_of(each, nodes, args.max_concurrent)
+    unknown = [plan.trials[ids[0]] for kind, ids in plan.kinds.items() if kind not in costs]
     if unknown:
         yield (
             f"estimated wall time: unknown; no finished trial of {len(unknown)} of "
             f"{counted(len(plan.kinds), 'kind')} (for example {_name(unknown[0])}) is in the "
             "results; --probe runs a few steps of each"
         )
-        return
-    seconds: dict[str, float] = {}
-    for kind, ids in plan.kinds.items():
-        seconds |= {
-            i: plan.ledger.costs[kind].seconds_per_epoch * plan.trials[i].epochs for i in ids
-        }
-    slots, together = slots_on(plan, nodes), _together(plan, args, nodes)
-    probed = sum(kind in plan.ledger.probed for kind in plan.kinds)
-    basis = "finished trials of the same kind"
-    if probed:
-        basis = f"a few steps of {counted(probed, 'kind')}" + (
-            f" and {basis}" * (probed < len(plan.kinds))
+    else:
+        yield (
+            f"estimated wall time: {duration(START_S + wall_s)} with at most {together} at once, "
+            f"from the time per epoch of {_basis(plan)}"
         )
-    yield (
-        f"estimated wall time: {duration(wall_seconds(seconds.values(), together))} with "
-        f"{together} at once, from the time per epoch of {basis}"
-    )
+        yield _use(slots, seconds)
+    yield from _disk(plan, store, together)
+
+
+def _basis(plan: Plan) -> str:
+    finished = "finished trials of the same kind"
+    probed = sum(kind in plan.ledger.probed for kind in plan.kinds)
+    if not probed:
+        return finished
+    steps = f"a few steps of {counted(probed, 'kind')}"
+    return steps if probed == len(plan.kinds) else f"{steps} and {finished}"
+
+
+def _use(slots: Mapping[str, Slot], seconds: Mapping[str, float]) -> str:
     cpu_s = sum(s * int(slots[i].workers) * slots[i].cpus for i, s in seconds.items())
     gpu_s = sum(s * int(slots[i].workers) * float(slots[i].gpus or 0) for i, s in seconds.items())
     hours = f"{gpu_s / 3600:.3g} GPU-hours, " if gpu_s else ""
-    yield f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
+    return f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
 
 
-def _together(plan: Plan, args: argparse.Namespace, nodes: Sequence[Node]) -> int:
-    """How many trials run at once, be they all of the largest kind."""
-    fitting = min(at_once(slot, nodes) for slot in {*slots_on(plan, nodes).values()})
-    return max(min(fitting, args.max_concurrent or fitting, len(plan.to_do)), 1)
-
-
-def _disk(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
-) -> Iterator[str]:
+def _disk(plan: Plan, store: ResultStore, together: int) -> Iterator[str]:
     """What results and checkpoints will take: by the results that are there, or by a probe."""
-    if not plan.to_do:
-        return
     costs = {kind: plan.ledger.probed.get(kind) for kind in plan.kinds}
     probed = {
         i: cost.results_bytes
@@ -141,15 +148,17 @@ def _disk(
         for i in plan.kinds[kind]
         if cost and cost.results_bytes
     }
-    trials, size = _stored(store)
-    if trials:
-        more = size / trials * len(plan.to_do)
-        yield f"estimated disk: {_megabytes(more)} of results, as the {trials} trials there took"
+    ended = sum(plan.ledger.status(i) != "running" for i in plan.ledger.rows)
+    if ended:
+        more = _stored_bytes(store) / ended * len(plan.to_do)
+        yield f"estimated disk: {_megabytes(more)} of results, as the {ended} trials there took"
     elif len(probed) == len(plan.to_do):
         yield f"estimated disk: {_megabytes(sum(probed.values()))} of results"
+    else:
+        yield "estimated disk: unknown; no trial has ended in the results, and --probe tells it too"
     largest = max((cost.checkpoint_bytes or 0 for cost in costs.values() if cost), default=0)
     if largest:
-        most = KEPT * largest * _together(plan, args, nodes)
+        most = KEPT * largest * together
         yield f"  and while it runs {_megabytes(most)} of checkpoints, {KEPT} of each running trial"
 
 
@@ -157,12 +166,10 @@ def _megabytes(size: float) -> str:
     return f"{size / 1e6:,.3g} MB" if size < 1e9 else f"{size / 1e9:,.3g} GB"
 
 
-def _stored(store: ResultStore) -> tuple[int, int]:
-    """How many trials there are, and the bytes of all tables."""
-    trials, size = 0, 0
+def _stored_bytes(store: ResultStore) -> int:
+    """The size of all tables."""
+    size = 0
     for table in TABLES:
         selector = fs.FileSelector(store.path(table), allow_not_found=True)
-        files = store.filesystem.get_file_info(selector)
-        size += sum(file.size or 0 for file in files)
-        trials += len(files) if table == "trials" else 0
-    return trials, size
+        size += sum(file.size or 0 for file in store.filesystem.get_file_info(selector))
+    return size

@@ -1,10 +1,11 @@
 """What a plan costs, from what finished trials of the same kind took. Arithmetic alone; no Ray."""
 
 import heapq
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from orchestrator.ledger import Kind, Ledger, kind_of
+from orchestrator.slots import Node, Place, Slot, free_on, give_back, take
 from trainers.config import TrialConfig
 
 
@@ -34,9 +35,40 @@ def running_order(
     return sorted(seconds, key=lambda i: (i not in scouts, -seconds[i]))
 
 
-def wall_seconds(seconds: Iterable[float], at_once: int) -> float:
-    """When the last trial ends if each starts, longest first, as soon as a slot is free."""
-    free_at = [0.0] * max(at_once, 1)
-    for each in sorted(seconds, reverse=True):
-        heapq.heappushpop(free_at, free_at[0] + each)
-    return max(free_at)
+def schedule_of(
+    trials: Iterable[tuple[Slot, float]], nodes: Sequence[Node], max_concurrent: int | None = None
+) -> tuple[float, int]:
+    """When the last trial ends, and how many run at once at most.
+
+    `trials`: what each takes of the nodes, and its seconds. Each starts, in their order, as soon as
+    there is room for it; a smaller one doesn't wait for a larger before it. All must fit alone.
+    """
+    waiting: dict[Slot, deque[tuple[int, float]]] = defaultdict(deque)
+    for number, (slot, seconds) in enumerate(trials):
+        waiting[slot].append((number, seconds))
+    free = free_on(nodes)
+    running: list[tuple[float, int, Slot, Place]] = []
+    now, most = 0.0, 0
+    while waiting or running:
+        if (max_concurrent is None or len(running) < max_concurrent) and (
+            found := _first_with_room(waiting, free)
+        ):
+            slot, place = found
+            number, seconds = waiting[slot].popleft()
+            if not waiting[slot]:
+                del waiting[slot]
+            heapq.heappush(running, (now + seconds, number, slot, place))
+            most = max(most, len(running))
+        else:
+            now, _, slot, place = heapq.heappop(running)
+            give_back(free, slot, place)
+    return now, most
+
+
+def _first_with_room(
+    waiting: Mapping[Slot, deque[tuple[int, float]]], free: list[dict[str, int]]
+) -> tuple[Slot, Place] | None:
+    for slot in sorted(waiting, key=lambda slot: waiting[slot][0]):
+        if place := take(free, slot):
+            return slot, place
+    return None

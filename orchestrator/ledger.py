@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import pyarrow as pa
 
 from analysis.merged import list_table
-from analysis.parquet import read_folder
+from analysis.parquet import read_folder, told
 from analysis.plan import ResultsError
 from analysis.schema import CONFIG_FIELDS, TABLES, TRIALS
 from trainers.config import TrialConfig
@@ -37,6 +37,7 @@ KIND: Final = (
     "compile",
 )
 OUT_OF_MEMORY: Final = "out of memory"  # how the reason of such a trial begins
+LARGER_TOO: Final = f"{OUT_OF_MEMORY}, with twice its share of a GPU too,"  # nothing is left to try
 COLUMNS: Final = (
     "trial_id", "status", "reason", "attempts", "epochs_done", "train_s", "eval_s",
     "peak_memory_bytes", "device", "world_size", *KIND,
@@ -70,10 +71,11 @@ class Ledger:
         row = self.rows.get(trial_id)
         return row["status"] if row else None
 
-    def ran_out_of_memory(self, trial_id: str) -> bool:
-        """Whether a trial failed for want of memory."""
+    def is_owed_memory(self, trial_id: str) -> bool:
+        """Whether a trial failed for want of memory, and no larger share of a GPU was tried."""
         reason = self.rows[trial_id]["reason"] if self.status(trial_id) == "failed" else None
-        return (reason or "").startswith(OUT_OF_MEMORY)
+        reason = reason or ""
+        return reason.startswith(OUT_OF_MEMORY) and not reason.startswith(LARGER_TOO)
 
     def to_do(self, trials: Mapping[str, TrialConfig], rerun: Rerun | None) -> list[str]:
         """Ids that have to run: not ended yet, or ended in a way that `rerun` names."""
@@ -109,12 +111,16 @@ def _peak(rows: Iterable[Mapping[str, Any]]) -> int | None:
 
 
 def read_ledger(store: ResultStore) -> Ledger:
-    """Read every trial's row. Raises InputError if a file is broken or of another schema."""
+    """Read every trial's row. Raises InputError for a file that can't be read as one of ours."""
     schema = pa.schema([TRIALS.field(name) for name in COLUMNS])
     try:
         table = read_folder(store.filesystem, store.path("trials"), schema)
     except ResultsError as error:
-        raise InputError(str(error)) from error
+        first, *more = str(error).splitlines()
+        rest = f" (so are others: python -m analysis.tables --results {store.location} names them)"
+        raise InputError(first + (rest if more else "")) from error
+    except OSError as error:
+        raise InputError(f"--results {store.location} can't be read: {told(error)}") from error
     return Ledger({row["trial_id"]: row for row in table.to_pylist()})
 
 

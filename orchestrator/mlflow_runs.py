@@ -6,13 +6,14 @@ There is no parent run for a sweep: a trial outlives the sweeps that ran it, and
 import logging
 import math
 import os
+import re
+import shlex
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from importlib.util import find_spec
 from pathlib import Path
-from re import findall
 from typing import Any, Final
 
 from analysis.schema import CONFIG_FIELDS, EPOCHS
@@ -164,6 +165,18 @@ def _end_ms(trial: Row) -> int | None:
     return started + int(1000 * wall_s) if started is not None and wall_s is not None else None
 
 
+def how_to_open(uri: str) -> str:
+    """What a person types or opens to see the runs."""
+    if uri.startswith(("http:", "https:")):
+        return without_password(uri)
+    return f"mlflow ui --backend-store-uri {shlex.quote(without_password(uri))}"
+
+
+def without_password(text: str) -> str:
+    """A URI, or what holds some, that can be shown and stored."""
+    return re.sub(r"(://[^\s:/@]*:)[^\s/@]+@", r"\1***@", text)
+
+
 def check_uri(uri: str) -> None:
     """Raises InputError unless MLflow can take this for a place to write to.
 
@@ -213,5 +226,5 @@ def _newest_revisions() -> set[str]:
     assert spec.submodule_search_locations
     folder = Path(spec.submodule_search_locations[0], "store", "db_migrations", "versions")
     text = "\n".join(file.read_text("utf-8") for file in folder.glob("*.py"))
-    built_on = set(findall(r'(?m)^down_revision = "(\w+)"', text))
-    return set(findall(r'(?m)^revision = "(\w+)"', text)) - built_on
+    built_on = set(re.findall(r'(?m)^down_revision = "(\w+)"', text))
+    return set(re.findall(r'(?m)^revision = "(\w+)"', text)) - built_on

@@ -56,5 +56,5 @@ def larger_after_oom(
     return {
         i: replace(slots[i], gpus=min(2 * gpus, 1.0))
         for i in ids
-        if 0 < (gpus := float(slots[i].gpus or 0)) < 1 and ledger.ran_out_of_memory(i)
+        if 0 < (gpus := float(slots[i].gpus or 0)) < 1 and ledger.is_owed_memory(i)
     }

@@ -11,6 +11,7 @@ import yaml
 
 from analysis.plan import ResultsError, Study, parse_study
 from analysis.schema import SCHEMA_VERSION
+from orchestrator.mlflow_runs import without_password
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore
@@ -27,7 +28,7 @@ def write_plan(
     is kept as the command runs every trial of the grid. Raises InputError for a broken file.
     """
     rows: dict[str, Mapping[str, Any]] = {config.trial_id: config.row() for config in trials}
-    command, before = rerun_command(argv), read_plan(store, name)
+    command, before = continue_command(argv), read_plan(store, name)
     if before is not None and not before.trials.keys() <= rows.keys():
         if rows.keys() <= before.trials.keys():
             return
@@ -47,8 +48,11 @@ def read_plan(store: ResultStore, name: str) -> Study | None:
         raise InputError(f"{store.location}/{FOLDER}/{file}: {error}") from error
 
 
-def rerun_command(argv: Sequence[str], *more: str) -> str:
-    """What to type to carry on. Without --rerun, which would begin again what it has redone."""
+def continue_command(argv: Sequence[str], *more: str) -> str:
+    """What to type to carry on; without passwords, since it is stored.
+
+    And without --rerun, which would begin again what it has redone.
+    """
     kept: list[str] = []
     words = iter(argv)
     for word in words:
@@ -56,7 +60,8 @@ def rerun_command(argv: Sequence[str], *more: str) -> str:
             next(words, None)
         elif not word.startswith("--rerun="):
             kept.append(word)
-    return shlex.join(("python", "orchestrator/sweep.py", *kept, *more))
+    words = map(without_password, ("python", "orchestrator/sweep.py", *kept, *more))
+    return shlex.join(words)
 
 
 def shared_fields(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from orchestrator.estimate import by_kind, running_order
 from orchestrator.ledger import Cost, Kind, Ledger, read_ledger
 from orchestrator.slots import AUTO, SLOT_KEYS, Slot, parse_slot
-from orchestrator.study import Study, check_excludes, expand, load_study, override, parse_yaml
+from orchestrator.study import Study, check_blocks, expand, load_study, override, parse_yaml
 from trainers.config import TrialConfig
 from trainers.registry import InputError, load_plugins
 from trainers.results import ResultStore
@@ -79,7 +79,7 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
         study = load_study(name)
         load_plugins(study.plugins)
         plugins += study.plugins
-        check_excludes(study)
+        check_blocks(study)
         planned = expand(override(study, settings))
         room = max(args.limit - len(trials), 0) if args.limit is not None else len(planned)
         new = [i for i in planned if i not in trials][:room]
@@ -98,7 +98,7 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
 
 def _is_owed_memory(slot: Slot, ledger: Ledger, trial_id: str) -> bool:
     """Whether a part of a GPU was too small, and the sweep ended before the one larger try."""
-    if not ledger.ran_out_of_memory(trial_id) or ledger.rows[trial_id]["attempts"] > 1:
+    if not ledger.is_owed_memory(trial_id):
         return False
     if slot.gpus == AUTO:
         return ledger.rows[trial_id]["device"] != "cpu"

@@ -2,8 +2,9 @@
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -38,6 +39,7 @@ class SweepProgress:
         self._console = console
         self._clock = clock
         self._started = clock()
+        self._axes = axes_of(tally.trials.values())
         self._newest: tuple[Row, Row] | None = None  # finished, and not drawn yet
         self._newest_lines: list[str] = []
         self._counting = threading.Lock()  # drawing is a thread's; nothing is drawn while held
@@ -93,7 +95,7 @@ class SweepProgress:
         wall = f" [dim]{trial['wall_s']:.0f} s[/]" if trial.get("wall_s") is not None else ""
         self._console.print(
             f"{MARKS[trial['status']]} [dim]{number:>{len(str(total))}}/{total}[/] {trial_id} "
-            f"{escape(describe(self._tally.trials[trial_id]))}{wall}{reason}",
+            f"{escape(describe(self._tally.trials[trial_id], self._axes))}{wall}{reason}",
             highlight=False,
             soft_wrap=True,
         )
@@ -110,10 +112,10 @@ class SweepProgress:
             newest, self._newest = self._newest, None
         if newest:
             config = self._tally.trials[newest[0]["trial_id"]]
-            self._newest_lines = [describe(config), beside_expected(*newest)]
+            self._newest_lines = [describe(config, self._axes), beside_expected(*newest)]
         parts = [_bar(state, self._clock() - self._started), in_words(state)]
         if state.running:
-            parts.append(_running(state, self._tally.trials))
+            parts.append(_running(state, self._tally.trials, self._axes))
         if self._newest_lines:
             parts.append(_newest(self._newest_lines))
         return Group(*parts)
@@ -155,7 +157,7 @@ def _bar(state: State, elapsed_s: float) -> Table:
     return line
 
 
-def _running(state: State, trials: Mapping[str, TrialConfig]) -> Table:
+def _running(state: State, trials: Mapping[str, TrialConfig], axes: Iterable[str]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("running", no_wrap=True, overflow="ellipsis")
     for name in ("epoch", "train_loss", "accuracy_test", "epoch_s"):
@@ -163,7 +165,7 @@ def _running(state: State, trials: Mapping[str, TrialConfig]) -> Table:
     for trial_id, run in state.shown:
         config = trials[trial_id]
         table.add_row(
-            escape(describe(config)),
+            escape(describe(config, axes)),
             f"{run.row.get('epoch', 0)}/{config.epochs}",
             _number(run.row.get("train_loss"), ".4g"),
             _number(run.row.get("accuracy_test"), ".2%"),
@@ -187,14 +189,27 @@ def _newest(lines: list[str]) -> Table:
     return grid
 
 
-def describe(config: TrialConfig) -> str:
-    """A trial in a few words: what a person tells trials apart by."""
+def describe(config: TrialConfig, axes: Iterable[str] = ()) -> str:
+    """A trial in a few words: what a person tells trials apart by, `axes` among it."""
     parts = [config.dataset, config.model, config.loss, config.optimizer]
     if config.augment != "none":
         parts.append(config.augment)
     if config.lambda_b is not None and (config.lambda_b != 5e-4 or config.bias_init_mean):
         parts.append(f"λ_b={config.lambda_b:g} bias_init_mean={config.bias_init_mean:g}")
+    parts += [f"{name}={getattr(config, name)}" for name in axes]
     return " ".join((*parts, f"seed={config.seed}"))
+
+
+def axes_of(trials: Iterable[TrialConfig]) -> tuple[str, ...]:
+    """The fields that tell trials apart which `describe` would give the same words."""
+    alike: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for config in trials:
+        alike[describe(config)].append(vars(config))
+    return tuple(
+        name
+        for name in TrialConfig.model_fields
+        if any(fields[name] != group[0][name] for group in alike.values() for fields in group)
+    )
 
 
 def counted(number: int, thing: str) -> str:

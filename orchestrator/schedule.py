@@ -41,6 +41,7 @@ ENVIRONMENT: Final = {
 }
 CONNECT_S: Final = 5.0
 RAY_CLIENT: Final = "ray://"
+LOCAL: Final = "local"  # as an address: a cluster inside this process
 WATCH_EVERY_S: Final = 5.0
 DEAD_CHECKS: Final = 3  # in a row: a cluster whose head restarts is back before
 SILENT_S: Final = 40.0  # Ray ends this process with words of its own after 60 s of no answer

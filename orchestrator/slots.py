@@ -12,6 +12,7 @@ HEAD_ROOM: Final = 1.25  # over the measured peak: fragments, and what a library
 CONTEXT_BYTES: Final = 600 * 2**20  # of a GPU, for each process that uses it, outside PyTorch
 RESOLUTION: Final = 1e-4  # Ray counts no finer
 Node = Mapping[str, float]  # a node's resources by Ray's names
+Place = list[int]  # the node of each worker of a trial
 
 
 @dataclass(frozen=True)
@@ -52,10 +53,40 @@ def at_once(slot: Slot, nodes: Sequence[Node]) -> int:
 
 
 def _workers_on(node: Node, bundle: Mapping[str, float]) -> int:
-    # Ray counts in ten-thousandths.
-    return min(
-        int(round(node.get(n, 0) * 1e4) // round(amount * 1e4)) for n, amount in bundle.items()
-    )
+    return min(_units(node.get(name, 0)) // _units(amount) for name, amount in bundle.items())
+
+
+def _units(amount: float) -> int:
+    return round(amount / RESOLUTION)
+
+
+def free_on(nodes: Sequence[Node]) -> list[dict[str, int]]:
+    """What is free of each node when nothing runs, for `take`."""
+    return [{name: _units(amount) for name, amount in node.items()} for node in nodes]
+
+
+def take(free: list[dict[str, int]], slot: Slot) -> Place | None:
+    """Take such a trial's share of what is free; where. None, and nothing taken: no room."""
+    wanted = {name: _units(amount) for name, amount in slot.bundle().items()}
+    place: Place = []
+    for number, node in enumerate(free):
+        while len(place) < int(slot.workers) and all(
+            node.get(name, 0) >= amount for name, amount in wanted.items()
+        ):
+            for name, amount in wanted.items():
+                node[name] -= amount
+            place.append(number)
+    if len(place) == slot.workers:
+        return place
+    give_back(free, slot, place)
+    return None
+
+
+def give_back(free: list[dict[str, int]], slot: Slot, place: Place) -> None:
+    """Undo `take`."""
+    for number in place:
+        for name, amount in slot.bundle().items():
+            free[number][name] += _units(amount)
 
 
 def resources(nodes: Sequence[Node]) -> str:

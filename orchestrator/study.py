@@ -7,7 +7,7 @@ Those under `resources` give what they match workers, CPUs and GPUs, which are n
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -173,21 +173,44 @@ def _check_block(block: Grid, where: str, more: Sequence[str] = ()) -> None:
             raise InputError(f"{where}: {unknown('field', str(key), known)}")
         if isinstance(value, list) and not value:
             raise InputError(f"{where}: {key} is an axis without values; give it at least one")
+        if isinstance(value, list):
+            _check_each_once(key, value, where)
+
+
+def _check_each_once(key: str, values: list[Any], where: str) -> None:
+    try:
+        if len(set(values)) == len(values):
+            return
+    except TypeError:  # dictionaries have no hash
+        pass
+    for number, value in enumerate(values):
+        if value in values[:number]:
+            raise InputError(f"{where}: {key} has {value!r} twice; give each value once")
 
 
 def override(study: Study, settings: Grid) -> Study:
     """The study with fields set in all of its grids; a list makes an axis. Raises InputError."""
     _check_block(settings, "--set")
-    return replace(study, grids=tuple({**grid, **settings} for grid in study.grids))
+    grids = tuple({**grid, **settings} for grid in study.grids)
+    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    return replace(study, grids=grids, where=f"{study.where} with {given}") if given else study
 
 
-def check_excludes(study: Study) -> None:
-    """Raises InputError for an `exclude` block that no trial of the study, as written, matches."""
-    trials = expand(replace(study, exclude=())).values() if study.exclude else ()
-    for block in study.exclude:
+def check_blocks(study: Study) -> None:
+    """Raises InputError for a block that removes or gives slots to no trial of those as written."""
+    all_trials = expand(replace(study, exclude=())).values() if study.exclude else ()
+    _check_matched(study, "exclude", study.exclude, all_trials)
+    sized = [block for block, _ in study.resources]
+    _check_matched(study, "resources", sized, expand(study).values() if sized else ())
+
+
+def _check_matched(
+    study: Study, key: str, blocks: Iterable[Grid], trials: Collection[TrialConfig]
+) -> None:
+    for block in blocks:
         if not any(_matches(config, block) for config in trials):
             raise InputError(
-                f"{study.where}: exclude {dict(block)} matches no trial; correct or remove it"
+                f"{study.where}: {key} {dict(block)} matches no trial; correct or remove it"
             )
 
 

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan_file import rerun_command
+from orchestrator.plan_file import continue_command
 from orchestrator.planning import Plan
-from orchestrator.progress import describe
+from orchestrator.progress import axes_of, describe
 from trainers.config import TrialConfig
 from trainers.results import ResultStore
 
@@ -33,7 +33,7 @@ def show_summary(
     bad = {i: ledger.rows[i] for i in plan.trials if ledger.status(i) in ("failed", "diverged")}
     if bad:
         again = "failed" if ended["failed"] else "diverged"
-        next_command = rerun_command(args.argv, "--rerun", again)
+        next_command = continue_command(args.argv, "--rerun", again)
     else:
         next_command = f"python -m analysis.tables --results {shlex.quote(args.results)}"
     for line in bad_trials(bad, plan.trials):
@@ -56,13 +56,14 @@ def bad_trials(
     groups: dict[tuple[str, str], list[str]] = defaultdict(list)
     for i, row in rows.items():
         groups[row["status"], re.sub(r"\d[\d.e+-]*", "#", row["reason"])].append(i)
+    axes = axes_of(trials.values())
     listed = sorted(groups.values(), key=len, reverse=True)[:LISTED]
     each = LISTED // max(len(listed), 1)
     for ids in listed:
         first = rows[ids[0]]
         yield f"{len(ids)} {first['status']}: {first['reason']}"
         for i in islice(ids, each):
-            yield f"  {i} {describe(trials[i])}"
+            yield f"  {i} {describe(trials[i], axes)}"
         if len(ids) > each:
             yield f"  and {len(ids) - each} more"
     if len(groups) > len(listed):

@@ -26,72 +26,22 @@ from orchestrator import interrupt, schedule
 from orchestrator.command_line import parse_args
 from orchestrator.dry_run import show_plan, this_machine
 from orchestrator.ledger import forget, read_ledger
-from orchestrator.mlflow_runs import check_uri
+from orchestrator.mlflow_runs import check_uri, how_to_open, without_password
 from orchestrator.nodes import check_nodes
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
-from orchestrator.plan_file import read_plan, rerun_command, write_plan
+from orchestrator.plan_file import continue_command, read_plan, write_plan
 from orchestrator.planning import Plan, check_plan, make_plan
 from orchestrator.progress import SweepProgress, counted, duration
+from orchestrator.reporter import ENDED, Reporter
 from orchestrator.slots import Node, Slot, check_fits, resources
 from orchestrator.summary import show_summary, write_analysis
 from orchestrator.tally import Tally
 from orchestrator.tracking import Mirror, default_uri
-from trainers.config import TrialConfig
 from trainers.memory import collect_garbage_seldom
 from trainers.registry import InputError
 from trainers.results import ResultStore
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
-ENDED = ("finished", "failed", "diverged")
-
-
-class Listener:
-    """Passes what workers report on to the terminal and to MLflow."""
-
-    def __init__(
-        self,
-        trials: Mapping[str, TrialConfig],
-        store: ResultStore,
-        progress: SweepProgress,
-        mirror: Mirror | None,
-    ) -> None:
-        self._trials = trials
-        self._store = store
-        self._progress = progress
-        self._mirror = mirror
-
-    def started(self, trial_id: str) -> None:
-        """A trial has its slot."""
-        self._progress.started(trial_id)
-
-    def stopped(self, trial_id: str) -> None:
-        """A trial lost its slot."""
-        self._progress.stopped(trial_id)
-
-    def rows(self, trial_id: str, rows: list[dict[str, Any]]) -> None:
-        """New epochs of a trial."""
-        self._progress.rows(trial_id, rows)
-        if self._mirror:
-            self._mirror.rows(trial_id, rows)
-
-    def ended(self, trial: dict[str, Any]) -> None:
-        """A trial's last row."""
-        self._progress.ended(trial)
-        if self._mirror:
-            self._mirror.ended(trial["trial_id"])
-
-    def lost(self, trial_id: str, reason: str) -> None:
-        """Record a trial whose worker died each time: it could not do so itself.
-
-        One that died after it had ended, on its way to say so, has ended all the same.
-        """
-        rows = self._store.read_rows("trials", trial_id)
-        if rows and rows[0]["status"] in ENDED:
-            return self.ended(rows[0])
-        trial = rows[0] if rows else {"trial_id": trial_id, **self._trials[trial_id].row()}
-        trial |= {"status": "failed", "reason": f"its worker died each time: {reason}"}
-        self._store.write_rows("trials", trial_id, [trial])
-        self.ended(trial)
 
 
 def run_plan(
@@ -111,7 +61,7 @@ def run_plan(
     sizes = {i: int(slot.workers) * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
     tally = Tally(to_do, plan.kinds, sizes=sizes, before=plan.ledger.costs)
     with SweepProgress(tally, console=console) as progress:
-        listener = Listener(to_do, store, progress, mirror)
+        reporter = Reporter(to_do, store, progress, mirror)
 
         def run(slots: Mapping[str, Slot]) -> None:
             jobs = [(_job(i, slot, plan, args, store), slot) for i, slot in slots.items()]
@@ -119,14 +69,17 @@ def run_plan(
                 jobs,
                 max_concurrent=args.max_concurrent,
                 retries=args.retries,
-                listener=listener,
+                listener=reporter,
             )
 
-        run({i: slots[i] for i in plan.to_do})
-        larger = larger_after_oom(slots, read_ledger(store), plan.to_do)
+        owed = larger_after_oom(slots, plan.ledger, plan.to_do)  # by a sweep that was ended
+        reporter.give_more(owed)
+        run({i: owed.get(i, slots[i]) for i in plan.to_do})
+        larger = larger_after_oom(slots, reporter.failed(), plan.to_do)
         if larger:
-            line = f"{len(larger)} trials ran out of memory; again, each with twice its share"
+            line = f"{counted(len(larger), 'trial')} ran out of memory; again, with twice its share"
             console.print(line, highlight=False, soft_wrap=True)
+            reporter.give_more(larger)
             run(larger)
     return tally
 
@@ -172,26 +125,26 @@ def measured(
 
 
 @contextmanager
-def mirrored(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console
-) -> Iterator[Mirror | None]:
+def mirrored(plan: Plan, args: argparse.Namespace, store: ResultStore) -> Iterator[Mirror | None]:
     """MLflow, brought up to date with what finished before; None with --no-mlflow."""
     if args.no_mlflow:
         yield None
         return
-    study_of = {c.trial_id: name for name, configs in plan.studies.items() for c in configs}
+    by_name = sorted(plan.studies.items(), reverse=True)  # a shared one is the first's, as rebuilt
+    study_of = {config.trial_id: name for name, configs in by_name for config in configs}
     trials = {i: (study_of[i], config) for i, config in plan.trials.items()}
     with Mirror(tracking_uri(args, store), trials, store.read_rows) as mirror:
         done = [i for i in plan.trials if plan.ledger.status(i) in ENDED and i not in plan.to_do]
         mirror.catch_up(done)
         yield mirror
     if mirror.error:
-        argv = ["rebuild", "--results", args.results, "--tracking-uri", tracking_uri(args, store)]
-        for line in (
-            f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not",
+        uri = without_password(tracking_uri(args, store))
+        argv = ["rebuild", "--results", args.results, "--tracking-uri", uri]
+        print(
+            f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not\n"
             f"to make it whole: {shlex.join(['python', '-m', 'orchestrator.tracking', *argv])}",
-        ):
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+            file=sys.stderr,
+        )
 
 
 def _job(
@@ -220,19 +173,11 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
     """Plan, run, summarise. Raises InputError before anything is written."""
     started = time.monotonic()
     store = ResultStore(args.results)
-    store.check_writable()
+    if not args.dry_run or not store.is_local:  # an archive may be read-only
+        store.check_writable()
     plan = make_plan(args, store)
     if args.dry_run:
-        if args.probe and plan.to_do:
-            check_plan(plan, args, console)
-            with cluster(args, console) as nodes:
-                check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
-                plan = measured(plan, args, store, console, nodes)
-                show_plan(plan, args, store, console, nodes)
-        else:
-            show_plan(plan, args, store, console, this_machine())
-            if plan.to_do:
-                console.print("not checked yet: models, their arguments, and data; --probe does it")
+        _dry_run(plan, args, store, console)
         return OK
     if not args.no_mlflow:
         check_uri(tracking_uri(args, store))  # before anything is written
@@ -259,7 +204,7 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
             soft_wrap=True,
         )
         tally = None
-        with mirrored(plan, args, store, console) as mirror:
+        with mirrored(plan, args, store) as mirror:
             if plan.to_do:
                 tally = run_plan(plan, args, store, console, nodes, mirror)
         wall_s = time.monotonic() - started
@@ -267,10 +212,25 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         facts |= {"slots busy": tally.busy(wall_s)} if tally else {}
         facts |= write_analysis(store, console)
         if not args.no_mlflow:
-            uri = shlex.quote(tracking_uri(args, store))
-            facts["mlflow"] = f"mlflow ui --backend-store-uri {uri}"
+            facts["mlflow"] = how_to_open(tracking_uri(args, store))
         all_finished = show_summary(plan, read_ledger(store), args, facts)
         return OK if all_finished else SOME_FAILED
+
+
+def _dry_run(plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console) -> None:
+    """Show the plan; of a cluster only where one is named, or to measure on it."""
+    if not plan.to_do or not (args.probe or args.address not in (None, schedule.LOCAL)):
+        show_plan(plan, args, store, this_machine())
+    else:
+        if args.probe:
+            check_plan(plan, args, console)
+        with cluster(args, console) as nodes:
+            if args.probe:
+                check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
+                plan = measured(plan, args, store, console, nodes)
+            show_plan(plan, args, store, nodes)
+    if plan.to_do and not args.probe:
+        print("not checked yet: models, their arguments, and data; --probe does it")
 
 
 @contextmanager
@@ -304,7 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, schedule.ClusterLostError, WriteError) as end:
         print(
             f"{str(end) or 'interrupted'}; {schedule.SAFE}. To continue: "
-            f"{rerun_command(args.argv)}",
+            f"{continue_command(args.argv)}",
             file=sys.stderr,
         )
         return INTERRUPTED

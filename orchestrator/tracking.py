@@ -7,7 +7,6 @@ python -m orchestrator.tracking rebuild    makes all of it again from the Parque
 """
 
 import argparse
-import shlex
 import sys
 import threading
 import time
@@ -20,7 +19,8 @@ from rich.progress import track
 from analysis.command_line import Parser, run_main
 from analysis.load import load_results
 from analysis.plan import ResultsError
-from orchestrator.mlflow_runs import Row, Runs, check_uri
+from orchestrator.mlflow_runs import Row, Runs, check_uri, how_to_open, without_password
+from orchestrator.progress import counted
 from trainers.config import TrialConfig
 from trainers.registry import InputError, one_line
 from trainers.results import ResultStore
@@ -180,7 +180,7 @@ def rebuild(store: ResultStore, uri: str, console: Console) -> int:
             runs.close(study, trial, store.read_rows("epochs", trial_id))
     except MlflowException as error:
         raise InputError(
-            f"MLflow at {uri} refuses: {' '.join(str(error).split())[:300]}"
+            f"MLflow at {without_password(uri)} refuses: {' '.join(str(error).split())[:300]}"
         ) from error
     return len(ended)
 
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{count} trials are in MLflow: mlflow ui --backend-store-uri {shlex.quote(uri)}")
+    print(f"{counted(count, 'trial')} in MLflow; to see them: {how_to_open(uri)}")
     return 0
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from analysis.schema import CONFIG_FIELDS
 from orchestrator.command_line import parse_args
 from orchestrator.planning import make_plan
-from orchestrator.study import check_excludes, expand, load_study
+from orchestrator.study import check_blocks, expand, load_study
 from tests.fuzzing import FUZZ, ODD
 from trainers.config import KWARGS, TrialConfig
 from trainers.registry import InputError
@@ -195,7 +195,7 @@ def test_a_study_file(content: bytes) -> None:
         path.write_bytes(content)
         try:
             study = load_study(str(path))
-            check_excludes(study)
+            check_blocks(study)
             trials = expand(study)
         except InputError as error:
             check_refused(error)

@@ -3,13 +3,14 @@
 What an epoch does is in `trainer.py`; how several processes share a trial in `distributed.py`.
 """
 
+import errno
 import time
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -18,11 +19,12 @@ from trainers.config import TrialConfig
 from trainers.data import load_data
 from trainers.distributed import RankLostError, Ranks
 from trainers.memory import keep_freed_memory
-from trainers.registry import InputError
+from trainers.registry import InputError, one_line
 from trainers.results import CHECKPOINTS, ResultStore
 from trainers.trainer import Diverged, Trainer
 
 Row = dict[str, Any]
+MACHINE: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 
 
 def run_trial(
@@ -67,7 +69,7 @@ def run_trial(
                 attempt.write("running")
                 return ranks.from_main(attempt.row)
             attempt.finish(trainer)
-        except OSError:
+        except OSError:  # the machine's
             raise
         except Diverged as end:
             return ranks.from_main(attempt.give_up("diverged", str(end)))
@@ -82,8 +84,25 @@ def run_trial(
         return ranks.from_main(attempt.row)
 
 
+class _OwnError(RuntimeError):
+    """An OSError of the code that trains, such as a loss that opens a file which is not there."""
+
+
+@contextmanager
+def _own_code() -> Iterator[None]:
+    """Tells what a model or a loss can't find or open from what is wrong with the machine."""
+    try:
+        yield
+    except (RankLostError, ConnectionError, TimeoutError):
+        raise
+    except OSError as error:
+        if error.errno in MACHINE:
+            raise
+        raise _OwnError(one_line(error)) from error
+
+
 def _reason(error: Exception, config: TrialConfig) -> str:
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | _OwnError):
         return str(error)
     text = f"{type(error).__name__}: {error}"
     if "Expected more than 1 value per channel" in text:
@@ -137,7 +156,8 @@ class _Attempt:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         data = load_data(self.config, data_dir=data_dir, download=download, device=self.device)
-        trainer = Trainer(self.config, data, self.ranks)
+        with _own_code():
+            trainer = Trainer(self.config, data, self.ranks)
         if self.state.epoch:
             trainer.load_state(vars(self.state))
         for row in self.state.rows if self.ranks.is_main else []:
@@ -158,7 +178,8 @@ class _Attempt:
         for epoch in range(self.state.epoch + 1, config.epochs + 1):
             if self.ranks.from_main(self.ranks.is_main and should_stop()):
                 return
-            row = self._epoch(trainer, epoch)
+            with _own_code():
+                row = self._epoch(trainer, epoch)
             self.state.rows.append(row)
             self.state.epoch = epoch
             if self.ranks.is_main:

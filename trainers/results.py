@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from analysis.atomic import PART_SUFFIX, write_atomic
+from analysis.atomic import remove_parts, write_atomic
 from analysis.lease import remove_expired
 from analysis.lock import lock
 from analysis.merged import read_trial
@@ -111,10 +111,9 @@ class ResultStore:
             self.filesystem.delete_dir(path)
 
     def remove_leftovers(self) -> None:
-        """Remove parts of files and locks of killed processes. Call it only where nobody writes."""
+        """Remove parts of files and locks of killed processes."""
         if self.is_local:
-            for part in Path(self.root).rglob(f".*{PART_SUFFIX}"):
-                part.unlink(missing_ok=True)
+            remove_parts(Path(self.root))
         else:
             remove_expired(self.filesystem, self.path(CHECKPOINTS))
 

@@ -96,6 +96,11 @@ def test_a_broken_file_is_named(store: ResultStore, tiny: Tiny) -> None:
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(InputError, match=f"{path.name}.*then run the sweep again"):
         read_ledger(store)
+    for path in Path(store.path("trials")).glob("*.parquet"):
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match=r"so are others: python -m analysis\.tables") as error:
+        read_ledger(store)
+    assert "\n" not in str(error.value)
 
 
 def test_another_schema_version_is_refused_in_whichever_file(
@@ -108,4 +113,8 @@ def test_another_schema_version_is_refused_in_whichever_file(
     with pytest.raises(
         InputError, match=r"zzz\.parquet has schema_version 99, this package reads 1"
     ):
+        read_ledger(store)
+    for path in Path(store.path("trials")).glob("*.parquet"):  # as the whole folder is, as a rule
+        pq.write_table(table, path)
+    with pytest.raises(InputError, match=r"parquet and \d more have schema_version 99.*choose"):
         read_ledger(store)

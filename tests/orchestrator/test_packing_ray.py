@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.orchestrator.sweeps import finish, rows, start
+from trainers.results import ResultStore
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 # Eight trials where two, or one of two workers, fit at a time.
@@ -105,13 +106,25 @@ def test_out_of_memory_is_tried_once_more_with_twice_the_share(
     process = start(tmp_path, "results", *argv, study="greedy.yaml")
     out, _ = process.communicate(timeout=240)
     assert process.returncode == 1, out
-    assert "2 trials ran out of memory; again, each with twice its share" in out
+    assert "2 trials ran out of memory; again, with twice its share" in out
     found = {row["loss"]: row for row in rows(tmp_path / "results")["trials"]}
     ends = {loss: (row["status"], row["attempts"]) for loss, row in found.items()}
     assert ends == {
         "ce": ("finished", 1), "wants_a_whole": ("finished", 2), "wants_more": ("failed", 2)
     }  # fmt: skip
-    assert found["wants_more"]["reason"].endswith("CUDA out of memory in 1 of a GPU)")
+    reason = found["wants_more"]["reason"]
+    assert reason.startswith("out of memory, with twice its share of a GPU too, at batch_size=20;")
+    assert reason.endswith("CUDA out of memory in 1 of a GPU)")
     process = start(tmp_path, "results", *argv, study="greedy.yaml")
     out, _ = process.communicate(timeout=240)
     assert "3 done before, 0 to run" in out
+    # As a sweep leaves it that was killed between the two tries: the larger one alone is made.
+    reason = "out of memory at batch_size=20"
+    owed = found["wants_a_whole"] | {"status": "failed", "reason": reason}
+    ResultStore(tmp_path / "results").write_rows("trials", owed["trial_id"], [owed])
+    process = start(tmp_path, "results", *argv, study="greedy.yaml")
+    out, _ = process.communicate(timeout=240)
+    assert "2 done before, 1 to run" in out
+    assert "ran out of memory" not in out
+    again = {row["loss"]: row for row in rows(tmp_path / "results")["trials"]}["wants_a_whole"]
+    assert (again["status"], again["attempts"]) == ("finished", 3)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from analysis.plan import parse_study as parse_plan
-from orchestrator.plan_file import read_plan, rerun_command, write_plan
+from orchestrator.plan_file import continue_command, read_plan, write_plan
 from orchestrator.study import expand, parse_study
 from trainers.config import TrialConfig
 from trainers.registry import InputError
@@ -59,8 +59,26 @@ def test_another_command_is_added(store: ResultStore, trials: list[TrialConfig])
     "argv", [["--rerun", "all", "--epochs", "3"], ["--epochs", "3", "--rerun=all"]]
 )
 def test_what_carries_on_does_not_begin_again(argv: list[str]) -> None:
-    assert rerun_command(argv) == "python orchestrator/sweep.py --epochs 3"
-    assert rerun_command(argv, "--rerun", "failed").endswith("--epochs 3 --rerun failed")
+    assert continue_command(argv) == "python orchestrator/sweep.py --epochs 3"
+    assert continue_command(argv, "--rerun", "failed").endswith("--epochs 3 --rerun failed")
+
+
+@pytest.mark.parametrize(
+    ("uri", "shown"),
+    [
+        ("postgresql://me:s3cret%40@host/db", "postgresql://me:***@host/db"),
+        ("http://me:pass:word@host:5000", "http://me:***@host:5000"),
+        ("sqlite:////home/a:b@c/mlflow.db", "sqlite:////home/a:b@c/mlflow.db"),
+        ("http://host:5000/a@b", "http://host:5000/a@b"),
+    ],
+)
+def test_no_password_is_stored(
+    tmp_path: Path, trials: list[TrialConfig], uri: str, shown: str
+) -> None:
+    write_plan(ResultStore(tmp_path), "mine", trials, ["--tracking-uri", uri])
+    text = (tmp_path / "studies" / "mine.yaml").read_text()
+    assert shown in text
+    assert (uri in text) == (uri == shown)
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

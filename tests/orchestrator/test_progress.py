@@ -9,7 +9,7 @@ from rich.console import Console
 from analysis.minima import minimum
 from orchestrator import progress
 from orchestrator.eta import Left
-from orchestrator.progress import SweepProgress, describe, duration, in_words
+from orchestrator.progress import SweepProgress, axes_of, describe, duration, in_words
 from orchestrator.tally import State
 from tests.orchestrator.simulated import end, epoch, tally_of
 from tests.orchestrator.sweeps import wait_for
@@ -185,3 +185,10 @@ def test_trials_are_told_apart_by_what_differs_from_the_recipe(tiny: Tiny) -> No
         "digits resnet18 bce sgd λ_b=0 bias_init_mean=5 seed=0"
     )
     assert describe(tiny(augment="da1+da2")) == "digits resnet18 bce sgd da1+da2 seed=0"
+
+
+def test_and_by_each_other_field_that_varies_among_those_alike(tiny: Tiny) -> None:
+    trials = [tiny(lr=lr, seed=seed) for lr in (0.1, 0.2) for seed in (0, 1)]
+    trials.append(tiny(optimizer="adamw", batch_size=8))  # which has another lr by its recipe
+    assert axes_of(trials) == ("lr",)
+    assert describe(trials[2], ("lr",)) == "digits resnet18 bce sgd lr=0.2 seed=0"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.command_line import parse_args
-from orchestrator.ledger import Cost, Ledger, kind_of
+from orchestrator.ledger import LARGER_TOO, Cost, Ledger, kind_of
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.planning import Plan, make_plan
 from orchestrator.slots import (
@@ -232,7 +232,8 @@ def test_out_of_memory_gets_twice_the_share_once_and_others_nothing(
     ("share", "row", "owed"),
     [
         ("0.5", {}, True),
-        ("0.5", {"attempts": 2}, False),  # it had its larger try
+        ("0.5", {"attempts": 7}, True),  # from its checkpoints
+        ("0.5", {"reason": f"{LARGER_TOO} at batch_size=9"}, False),
         ("0.5", {"reason": "ValueError: something else"}, False),
         ("0.5", {"status": "diverged"}, False),
         ("1", {}, False),  # there is no larger one

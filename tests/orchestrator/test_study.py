@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.study import (
-    check_excludes,
+    check_blocks,
     expand,
     load_study,
     override,
@@ -71,7 +71,7 @@ def test_an_exclude_that_matches_nothing_is_told() -> None:
     text = BASE + "loss: [ce, bce]\nexclude: [{loss: bce}, {loss: ce, seed: 9}]"
     study = parse_study(text, name="mine", where="mine.yaml")
     with pytest.raises(InputError, match=r"exclude \{'loss': 'ce', 'seed': 9\} matches no trial"):
-        check_excludes(study)
+        check_blocks(study)
 
 
 def test_override_replaces_in_every_grid() -> None:

@@ -10,6 +10,7 @@ from orchestrator import sweep
 from orchestrator.command_line import parse_args
 from orchestrator.planning import make_plan
 from orchestrator.progress import SweepProgress
+from orchestrator.reporter import Reporter
 from orchestrator.tally import Tally
 from trainers.results import ResultStore
 
@@ -45,6 +46,8 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "leave.py").write_text("import sys; sys.exit(0)")
     (tmp_path / "mine.yaml").write_text(TINY_STUDY + "plugins: [taken]")
     (tmp_path / "taken.py").write_text(TAKEN)
+    block = "resources: [{model: resnet34, workers: 2}]"
+    (tmp_path / "sized.yaml").write_text(TINY_STUDY + block)
     (tmp_path / "a_file").touch()
     return tmp_path
 
@@ -82,6 +85,12 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--results", "s3://"], "--results 's3://': names no bucket or folder"),
         (["--results", "s3:/bucket/x"], "--results 's3:/bucket/x' is neither a folder nor a URI"),
         (["--tracking-uri", "nowhere"], "--tracking-uri 'nowhere' must begin with one of http:"),
+        (["--address", "127.0.0.1:1", "--dry-run"], "no Ray cluster answers at 127.0.0.1:1"),
+        (["--results", "a_file", "--dry-run"], "--results a_file can't be read: "),
+        (["--seeds", "0", "1", "0"], "--set: seed has 0 twice; give each value once"),
+        (["--set", "model_kwargs=[{}, {}]"], "--set: model_kwargs has {} twice"),
+        (["--study", "sized.yaml"], "sized.yaml: resources {'model': 'resnet34'} matches no trial"),
+        (["--set", "lr=-1"], "tiny.yaml with lr=-1: lr=-1 must be greater than 0"),
         (["--address", "127.0.0.1:1"], "no Ray cluster answers at 127.0.0.1:1"),
         (["--set", "lr=1", "--set", "lr=2"], "lr is set to 1 and to 2; give it once"),
         (["--seeds", "0", "--set", "seed=1"], "seed is set to 1 and to [0]; give it once"),
@@ -151,8 +160,7 @@ def test_a_trial_that_no_worker_could_start_is_recorded(capsys: pytest.CaptureFi
     plan = make_plan(parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
     tally = Tally(plan.trials, plan.kinds, sizes=dict.fromkeys(plan.trials, 1.0), before={})
     with SweepProgress(tally, console=Console()) as progress:
-        listener = sweep.Listener(plan.trials, store, progress, None)
-        listener.lost(plan.to_do[0], "no such package")
+        Reporter(plan.trials, store, progress, None).lost(plan.to_do[0], "no such package")
     (row,) = store.read_rows("trials", plan.to_do[0])
     assert (row["status"], row["loss"]) == ("failed", "ce")
     assert row["reason"] == "its worker died each time: no such package"
@@ -177,7 +185,7 @@ def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
     store.write_rows("trials", trial_id, [row])
     tally = Tally(plan.trials, plan.kinds, sizes=dict.fromkeys(plan.trials, 1.0), before={})
     with SweepProgress(tally, console=Console()) as progress:
-        sweep.Listener(plan.trials, store, progress, None).lost(trial_id, "killed")
+        Reporter(plan.trials, store, progress, None).lost(trial_id, "killed")
     assert store.read_rows("trials", trial_id)[0]["status"] == "finished"
     assert tally.number_ended == 1
 

@@ -84,6 +84,21 @@ def test_parts_of_killed_writers_are_removed(store: ResultStore, tmp_path: Path)
     assert os.listdir(tmp_path / "results" / "trials") == ["a.parquet"]
 
 
+def test_a_part_that_is_being_written_stays(
+    store: ResultStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = os.fsync
+
+    def another_sweep_starts(file: int) -> None:
+        store.remove_leftovers()
+        sync(file)
+
+    monkeypatch.setattr("os.fsync", another_sweep_starts)
+    store.write_bytes(b"x", "trials", "a.parquet")
+    assert store.read_bytes("trials", "a.parquet") == b"x"
+    assert os.listdir(tmp_path / "results" / "trials") == ["a.parquet"]
+
+
 def test_uri_and_path_are_one_store(tmp_path: Path) -> None:
     ResultStore(f"file://{tmp_path}/results").write_bytes(b"x", "trials", "a")
     assert ResultStore(tmp_path / "results").read_bytes("trials", "a") == b"x"
