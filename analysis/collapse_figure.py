@@ -7,6 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis import paper
@@ -94,6 +95,7 @@ def _draw_limit(ax: Axes, cell: Cell, color: str) -> None:
 def _finish_panel(ax: Axes, title: str) -> None:
     ax.set_title(title, fontsize=9)
     ax.set_yscale("log")
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     tidy(ax)
 
 

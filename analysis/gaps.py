@@ -35,7 +35,8 @@ def _message(missing: pd.DataFrame, *, planned: int, what: str) -> Iterator[str]
         yield f"  and {len(missing) - _MOST_LINES} more"
     yield "run them with:"
     for command in missing["command"].dropna().unique():
-        yield f"  {command}"
         mine = set(missing.loc[missing["command"] == command, "status"])
+        if mine - set(_RERUN):
+            yield f"  {command}"
         yield from (f"  {command} --rerun {status}" for status in _RERUN if status in mine)
     yield "or print a dash in their cells: --allow-partial"

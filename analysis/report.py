@@ -130,8 +130,9 @@ def coverage(results: Results, trials: pd.DataFrame) -> Table:
         cells = (str(counts.get(state, 0) or "") for state in states)
         lines.append((str(study), str(dataset), str(model), str(len(group)), *cells))
     columns = ("Study", "Dataset", "Model", "Planned", *(state.capitalize() for state in states))
-    commands = dict.fromkeys(study.command for study in results.studies if study.command)
-    notes = tuple(f"{command}: runs what is missing" for command in commands)
+    unfinished = trials[trials["status"] != FINISHED]
+    commands = unfinished["command"].dropna().unique()
+    notes = tuple(f"{command}: runs what is missing" for command in commands if command)
     return Table("coverage-table", "Trials by state", columns, tuple(lines), notes, ())
 
 
@@ -157,7 +158,7 @@ def provenance(results: Results) -> Table:
         "Results": results.path,
         "Report made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "Trials started": _span(trials["started_at"]),
-        "Training and evaluation": f"{trials['wall_s'].sum() / 3600:.1f} hours of slots",
+        "Training and evaluation": f"{_duration(trials['wall_s'].sum())} of slots",
     }
     for title, column in (
         ("Commit", "git_commit"),
@@ -169,7 +170,7 @@ def provenance(results: Results) -> Table:
         ("Processes a trial", "world_size"),
     ):
         counts = trials[column].value_counts()
-        shown = (f"{value} ({n} trials)" for value, n in counts.items())
+        shown = (f"{value} ({n} trial{'s' * (n != 1)})" for value, n in counts.items())
         facts[title] = ", ".join(shown) or "not recorded"
     note = (
         "every number's trials and files: python -m analysis.tables --trace "
@@ -177,6 +178,11 @@ def provenance(results: Results) -> Table:
     )
     title = "Where these numbers come from"
     return Table("provenance-table", title, ("What", "Value"), tuple(facts.items()), (note,), ())
+
+
+def _duration(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
 
 
 def _span(times: pd.Series) -> str:

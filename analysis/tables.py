@@ -8,7 +8,7 @@ Exit codes: 0 fine; 1 trials are missing, or a table that was asked for has none
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from analysis.bias_table import TITLES as BIAS_TITLES
 from analysis.bias_table import bias_table, family_trials
 from analysis.cells import (
     BEST,
+    FINISHED,
     LAST,
     SELECTIONS,
     classification_trials,
@@ -95,14 +96,25 @@ def build_tables(
     measured = measured_trials(results, select=select)
     selected = {name: _select(measured, name) for name in wanted}
     if not allow_partial and selected:
-        trials = pd.concat(list(selected.values())).drop_duplicates("trial_id")
-        listed = ", ".join(name.upper() for name in selected)
-        refuse_gaps(trials, f"Table {listed}" if len(selected) == 1 else f"Tables {listed}")
+        _refuse_gaps(selected)
     left_out = left_out_trials(results)
     return [
         _build(results, trials, _select(left_out, name), name, compare=compare, select=select)
         for name, trials in selected.items()
     ]
+
+
+def label(name: str) -> str:
+    """A table's number as it is printed: `S-8` for `s8`."""
+    return name.upper().replace("S", "S-")
+
+
+def _refuse_gaps(selected: Mapping[str, pd.DataFrame]) -> None:
+    gaps = {name: t for name, t in selected.items() if (t["status"] != FINISHED).any()}
+    if gaps:
+        trials = pd.concat(list(gaps.values())).drop_duplicates("trial_id")
+        listed = ", ".join(map(label, gaps))
+        refuse_gaps(trials, f"Table {listed}" if len(gaps) == 1 else f"Tables {listed}")
 
 
 def _select(trials: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -135,7 +147,7 @@ def _build(
 
 def _empty(results: Results, name: str) -> Table:
     command = f"python orchestrator/sweep.py --study {_STUDY[name]} --results {results.path}"
-    note = f"Table {name.upper()} has no trials in {results.path}; `{command}` runs them"
+    note = f"Table {label(name)} has no trials in {results.path}; `{command}` runs them"
     return Table(f"table{name}", _TITLES[name], (), (), (note,), ())
 
 
@@ -234,6 +246,9 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.by and args.table:
         parser.error("--by and --table are two ways to choose a table; give one of them")
+    for option, names in (("--by", args.by), ("--metric", args.metric)):
+        if len(set(names or ())) < len(names or ()):
+            parser.error(f"{option} {' '.join(names)} names a column twice; give each once")
     if args.metric and not args.by:
         parser.error("--metric goes with --by: the paper's tables have their own")
     return args

@@ -12,16 +12,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
-
-from analysis.cells import FINISHED, UFM, measured_trials, theory_trials
+from analysis.cells import measured_trials, theory_trials
 from analysis.command_line import Parser, run_main
 from analysis.files import write_text
 from analysis.load import Results, ResultsError, load_results
 from analysis.minima import Minimum, alpha_bias, minimum, theorem2_point
 from analysis.published_theory import published_theory
 from analysis.render import EXTENSIONS, Table, render_tables
-from analysis.theory_table import setting_of, theory_table
+from analysis.theory_table import theory_table
 
 __all__ = [
     "Minimum",
@@ -30,7 +28,6 @@ __all__ = [
     "main",
     "minimum",
     "theorem2_point",
-    "ufm_agreement",
 ]
 
 _FORMATS = sorted(EXTENSIONS)
@@ -39,25 +36,6 @@ _FORMATS = sorted(EXTENSIONS)
 def build_table(results: Results) -> Table:
     """Measured values, the minimum and Theorem 2's point, by cell; no rows if no trial fits."""
     return theory_table(theory_trials(measured_trials(results)))
-
-
-def ufm_agreement(results: Results, *, within: float = 0.01) -> tuple[int, int]:
-    """How many finished `ufm` trials end at the minimum of Eq. (3), and how many there are.
-
-    At the minimum: both mean scores, and for BCE the mean bias, within that relative deviation.
-    CE's bias is left out: it has no unique minimum without decay, and hardly moves with little.
-    """
-    trials = theory_trials(measured_trials(results))
-    trials = trials[(trials["model"] == UFM) & (trials["status"] == FINISHED)]
-    return sum(_is_at_minimum(trial, within) for _, trial in trials.iterrows()), len(trials)
-
-
-def _is_at_minimum(trial: pd.Series, within: float) -> bool:
-    point = setting_of(trial).minimum()
-    pairs = [(trial["s_pos_mean_train"], point.s_pos), (trial["s_neg_mean_train"], point.s_neg)]
-    if trial["loss"] == "bce":
-        pairs.append((trial["bias_mean"], point.bias))
-    return all(abs(value - target) <= within * abs(target) for value, target in pairs)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,13 +78,17 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m analysis.theory",
         description="The minimum of Eq. (3) and Theorem 2's point beside measured values.",
     )
-    parser.add_argument("--results", default="results", help="folder or URI (default: results)")
+    parser.add_argument("--results", help="folder or URI (default: results)")
     parser.add_argument(
         "--published", action="store_true", help="instead: the paper's Table 1 beside the theory"
     )
     parser.add_argument("--format", choices=_FORMATS, default="markdown")
     parser.add_argument("--out", type=Path, help="folder to write to (default: print)")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.published and args.results is not None:
+        parser.error("--published is of the paper's values alone; leave out --results")
+    args.results = "results" if args.results is None else args.results
+    return args
 
 
 def entry() -> None:

@@ -1,13 +1,13 @@
 """Measured scores and biases beside the minimum of Eq. (3) and Theorem 2's point."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from analysis.cells import Block, Cell, blocks
+from analysis.cells import FINISHED, UFM, Block, Cell, blocks, theory_trials
 from analysis.entries import (
     BLANK,
     DASH,
@@ -45,6 +45,8 @@ CELL_FIELDS = (
 LABELS = (
     "Dataset", "Model", "Setting", "λ_b", "initial b", "Optimizer", "Loss", "Point"
 )  # fmt: skip
+NEAR = 0.01  # relative deviation of a trial that counts as being at the minimum
+WIDE = 3  # the first labels are long, and as a rule the same in all rows
 _NOT_MINIMUM = "*"
 _NO_ETF = "†"
 _NO_ROOM = "‡"
@@ -139,8 +141,37 @@ def theory_table(trials: pd.DataFrame) -> Table:
     ]
     points = [str(labels[-1]) for labels, _ in lines]
     marks = [note for mark, note in _MARKS.items() if any(mark in point for point in points)]
-    columns = (*LABELS, *(quantity.symbol for quantity in QUANTITIES), "off")
-    return assemble("theory", TITLE, columns, lines, [*_NOTES, *marks])
+    kept, alike = _varying(lines)
+    lines = [([labels[i] for i in kept], entries) for labels, entries in lines]
+    columns = (*(LABELS[i] for i in kept), *(q.symbol for q in QUANTITIES), "off")
+    return assemble("theory", TITLE, columns, lines, [*alike, *_NOTES, *marks])
+
+
+def _varying(lines: Sequence[Line]) -> tuple[list[int], list[str]]:
+    """Which labels to print, and a note on those of WIDE that all lines share: a page is narrow."""
+    shared = [i for i in range(WIDE) if len({labels[i] for labels, _ in lines}) == 1]
+    told = ", ".join(f"{LABELS[i]} {lines[0][0][i]}" for i in shared)
+    kept = [i for i in range(len(LABELS)) if i not in shared]
+    return kept, [f"in all rows: {told}"] if shared else []
+
+
+def at_minimum(trials: pd.DataFrame) -> tuple[int, int]:
+    """How many finished `ufm` trials end at the minimum of Eq. (3), and how many there are.
+
+    At the minimum: both mean scores, and for BCE the mean bias, off by no more than NEAR.
+    CE's bias is left out: it has no unique minimum without decay, and hardly moves with little.
+    """
+    trials = theory_trials(trials)
+    trials = trials[(trials["model"] == UFM) & (trials["status"] == FINISHED)]
+    return sum(_is_at_minimum(trial) for _, trial in trials.iterrows()), len(trials)
+
+
+def _is_at_minimum(trial: pd.Series) -> bool:
+    point = setting_of(trial).minimum()
+    pairs = [(trial["s_pos_mean_train"], point.s_pos), (trial["s_neg_mean_train"], point.s_neg)]
+    if trial["loss"] == "bce":
+        pairs.append((trial["bias_mean"], point.bias))
+    return all(abs(value - target) <= NEAR * abs(target) for value, target in pairs)
 
 
 def _cell_lines(block: Block, cell: Cell) -> Iterator[Line]:

@@ -25,7 +25,7 @@ from analysis.cells import (
 from analysis.load import Results
 from analysis.render import Table
 from analysis.stats import PairedSummary, format_number, paired_difference
-from analysis.theory_table import setting_of
+from analysis.theory_table import NEAR, at_minimum, setting_of
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "open", "not tested"
 COLLAPSED = {"nc1_train": 0.01, "nc2_centered_train": 0.1, "nc3_train": 0.1}  # at most
@@ -59,6 +59,7 @@ def verdicts(results: Results) -> list[Verdict]:
     trials = trials[trials["status"] == FINISHED]
     collapse, tests = collapse_trials(trials), classification_trials(trials)
     return [
+        _minimum_is_reached(trials),
         _collapse_is_reached(collapse),
         *_bce_is_faster(collapse, results.epochs),
         _ce_bias_vanishes(collapse),
@@ -74,6 +75,19 @@ def verdict_table(found: Sequence[Verdict]) -> Table:
     rows = tuple(tuple(each) for each in found)
     columns = ("Claim", "Verdict", "Effect [95 % interval]", "From")
     return Table("verdict-table", title, columns, rows, _NOTES, ())
+
+
+def _minimum_is_reached(trials: pd.DataFrame) -> Verdict:
+    claim = "Without a network, both losses end at the minimum of Eq. (3)"
+    there, count = at_minimum(trials)
+    if not count:
+        return _untested(claim)
+    return Verdict(
+        claim,
+        _all_or_none(there, count),
+        f"{there} of {count} trials: scores, and BCE's bias, within {NEAR:.0%}",
+        f"{count} `ufm` trials, limit {NEAR:.0%} is ours",
+    )
 
 
 def _collapse_is_reached(trials: pd.DataFrame) -> Verdict:

@@ -77,7 +77,7 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
         sys.path.insert(0, os.getcwd())
     for name in args.study:
         study = load_study(name)
-        load_plugins(study.plugins)
+        load_plugins(study.plugins, where=study.where)
         plugins += study.plugins
         check_blocks(study)
         planned = expand(override(study, settings))

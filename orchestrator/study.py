@@ -140,6 +140,9 @@ def parse_study(text: str, *, name: str, where: str) -> Study:
         _check_block(block, where)
     plugins = content.get("plugins")
     plugins = [] if plugins is None else plugins
+    description = content.get("description")
+    if not isinstance(description, str | None):
+        raise InputError(f"{where}: description={description!r} must be text")
     if not isinstance(plugins, list) or not all(isinstance(each, str) for each in plugins):
         raise InputError(f"{where}: plugins={plugins!r} must be a list of module names")
     grids = (base, *(base | block for block in include))

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from analysis.load import Results
 
 LISTED: Final = 20
+NONE: Final = "none of these trials is in one"
 
 
 def show_summary(
@@ -33,16 +34,16 @@ def show_summary(
     bad = {i: ledger.rows[i] for i in plan.trials if ledger.status(i) in ("failed", "diverged")}
     if bad:
         again = "failed" if ended["failed"] else "diverged"
-        next_command = continue_command(args.argv, "--rerun", again)
-    else:
-        next_command = f"python -m analysis.tables --results {shlex.quote(args.results)}"
+        facts = {**facts, "next": continue_command(args.argv, "--rerun", again)}
+    left = {*plan.to_do}
+    before = sum(plan.ledger.status(i) == "finished" for i in plan.trials if i not in left)
     for line in bad_trials(bad, plan.trials):
         print(line)
     counts = {
-        "finished": f"{ended['finished']} of {len(plan.trials)} trials ({plan.done} before)",
+        "finished": f"{ended['finished']} of {len(plan.trials)} trials ({before} before)",
         "failed": f"{ended['failed']}, diverged {ended['diverged']}",
     }
-    print(in_lines({**counts, **facts, "next": next_command}))
+    print(in_lines({**counts, **facts}))
     return ended["finished"] == len(plan.trials)
 
 
@@ -72,7 +73,7 @@ def bad_trials(
 
 
 def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
-    """Tables and figures of everything in the store; where they are, or why they aren't."""
+    """Tables and figures of everything in the store: where they are, or why not, and what next."""
     from analysis.load import ResultsError
 
     try:
@@ -80,7 +81,7 @@ def write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     except (OSError, ResultsError) as error:  # the trials are safe, and this can be made again
         return {
             "tables": f"could not be made ({error})",
-            "again": f"python -m analysis.tables --results {shlex.quote(store.location)}",
+            "next": f"python -m analysis.tables --results {shlex.quote(store.location)}",
         }
 
 
@@ -89,16 +90,17 @@ def _write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     from analysis.files import write_text
     from analysis.load import load_results
     from analysis.render import render_tables
+    from analysis.theory import build_table as build_theory
 
     folder = Path(store.root if store.is_local else "report")
     results = load_results(store.location, tables=figures.TABLES[:3])
-    for fmt, suffix in (("markdown", "md"), ("latex", "tex")):
-        built = tables.build_tables(results, allow_partial=True)
-        text = render_tables([table for table in built if table.rows], fmt)
-        path = folder / "tables" / f"tables.{suffix}"
-        write_text(path, text)
-        if fmt == "markdown":
-            show_tables(text, console)
+    built = [table for table in tables.build_tables(results, allow_partial=True) if table.rows]
+    built = built or [table for table in [build_theory(results)] if table.rows]
+    if built:
+        text = render_tables(built, "markdown")
+        write_text(folder / "tables" / "tables.md", text)
+        write_text(folder / "tables" / "tables.tex", render_tables(built, "latex"))
+        show_tables(text, console)
     drawn = 0
     for kind in figures.QUICK:
         for name, figure in figures.build_figures(results, kind):
@@ -106,17 +108,19 @@ def _write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
             drawn += 1
     place = shlex.quote(store.location)
     return {
-        "tables": str(folder / "tables"),
-        "figures": f"{folder / 'figures'} ({drawn})" if drawn else "none of these trials has one",
-        "report": f"python -m analysis.report --results {place}",
+        "tables": f"{folder / 'tables'} ({len(built)})" if built else NONE,
+        "figures": f"{folder / 'figures'} ({drawn})" if drawn else NONE,
         "theory": f"{_agreement(results)}python -m analysis.theory --results {place}",
+        "next": f"python -m analysis.report --results {place}"
+        + ("" if store.is_local else " --out report.html"),
     }
 
 
 def _agreement(results: "Results") -> str:
-    from analysis.theory import ufm_agreement
+    from analysis.cells import measured_trials
+    from analysis.theory_table import at_minimum
 
-    there, trials = ufm_agreement(results)
+    there, trials = at_minimum(measured_trials(results))
     if not trials:
         return ""
     return f"{there} of {trials} ufm trials: scores, BCE's bias within 1 % of the minimum; "

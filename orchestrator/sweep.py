@@ -210,9 +210,9 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         wall_s = time.monotonic() - started
         facts = {"wall time": duration(wall_s)}
         facts |= {"slots busy": tally.busy(wall_s)} if tally else {}
-        facts |= write_analysis(store, console)
         if not args.no_mlflow:
             facts["mlflow"] = how_to_open(tracking_uri(args, store))
+        facts |= write_analysis(store, console)
         all_finished = show_summary(plan, read_ledger(store), args, facts)
         return OK if all_finished else SOME_FAILED
 

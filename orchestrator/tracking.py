@@ -174,14 +174,14 @@ def rebuild(store: ResultStore, uri: str, console: Console) -> int:
 
     try:
         runs = Runs(uri)
-        for trial_id in track(list(ended), "trials", console=console):
+        for trial_id in track(list(ended), "trials", console=console, transient=True):
             (trial,) = store.read_rows("trials", trial_id)
             study = study_of.get(trial_id) or trial["dataset"]  # a single trial is in no study
             runs.close(study, trial, store.read_rows("epochs", trial_id))
     except MlflowException as error:
-        raise InputError(
-            f"MLflow at {without_password(uri)} refuses: {' '.join(str(error).split())[:300]}"
-        ) from error
+        text = " ".join(str(error).split())
+        reason = "it doesn't answer" if "Max retries exceeded" in text else text[:300]
+        raise InputError(f"MLflow at {without_password(uri)}: {reason}; try again") from error
     return len(ended)
 
 

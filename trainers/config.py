@@ -203,10 +203,12 @@ class TrialConfig(BaseModel):
                 raise InputError(
                     f"model={self.model!r} needs images and dataset=labels has none; use model=ufm"
                 )
-        for name in ("augment", "rotation"):
-            value = getattr(self, name)
-            if self.model == "ufm" and value not in ("none", 0):
-                raise InputError(f"{name}={value} has no effect with model=ufm; leave it out")
+        unseen = {"augment": "none", "rotation": 0, "image_size": facts.image_size}
+        for name, value in unseen.items() if self.model == "ufm" else ():
+            if getattr(self, name) != value:
+                raise InputError(
+                    f"{name}={getattr(self, name)} has no effect with model=ufm; leave it out"
+                )
 
     def canonical(self) -> str:
         """JSON that is the same for the same training: sorted keys, shortest numbers, no defaults.

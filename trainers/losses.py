@@ -136,7 +136,7 @@ def _soft(targets: Tensor, logits: Tensor) -> Tensor:
 
 def _check_smoothing(value: object) -> None:
     if not (_is_number(value) and 0 <= value < 1):
-        raise InputError(f"label_smoothing={value!r} must be a number from 0 up to, not with, 1")
+        raise InputError(f"label_smoothing={value!r} must be a number from 0 to less than 1")
 
 
 def _is_number(value: object) -> TypeGuard[float]:

@@ -75,13 +75,17 @@ def register_loss(name: str) -> Callable[[Callable], Callable]:
     return LOSSES.register(name)
 
 
-def load_plugins(modules: list[str] | tuple[str, ...]) -> None:
-    """Import the user's modules, which register their names. Raises InputError if one can't be."""
+def load_plugins(modules: list[str] | tuple[str, ...], *, where: str = "") -> None:
+    """Import the user's modules, which register their names. Raises InputError if one can't be.
+
+    `where`: who names them, for the message.
+    """
+    prefix = f"{where}: " if where else ""
     for module in modules:
         try:
             import_module(module)
         except (Exception, SystemExit) as error:  # the user's code can raise anything
             raise InputError(
-                f"plugin {module!r} can't be imported ({one_line(error)}); correct it, or put it "
-                "on PYTHONPATH"
+                f"{prefix}plugin {module!r} can't be imported ({one_line(error)}); correct it, or "
+                "put it on PYTHONPATH"
             ) from error

@@ -56,6 +56,7 @@ def test_fig2_draws_the_mean_over_seeds(store: Store) -> None:
     assert (ce.get_color(), ce.get_marker()) == ("#0072B2", "D")
     assert (bce.get_color(), bce.get_marker()) == ("#D55E00", "o")
     assert figure.axes[0].get_yscale() == "log"
+    assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())  # an epoch has no halves
     assert "n=2 seeds" in figure.get_suptitle()
 
 

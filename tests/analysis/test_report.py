@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from analysis import report
+from analysis.cells import measured_trials
+from analysis.load import load_results
 from analysis.schema import FEATURES
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 
@@ -70,6 +72,14 @@ def test_everything_is_in_it(full: Store, capsys: pytest.CaptureFixture[str]) ->
     assert "python orchestrator/sweep.py --study mine" in text
     assert not re.search(r'(src|href)="(?!data:|#)', text)
     assert list(full.root.glob(".*")) == []  # no part of a write
+
+
+def test_no_command_is_named_where_nothing_is_missing(store: Store) -> None:
+    store.study("mine", {store.add(CLASSIFICATION, {"accuracy_test": 0.5}): CLASSIFICATION})
+    results = load_results(store.root)
+    (line,) = report.coverage(results, measured_trials(results)).rows
+    assert line[3:5] == ("1", "1")
+    assert report.coverage(results, measured_trials(results)).notes == ()
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

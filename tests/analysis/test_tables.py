@@ -34,12 +34,31 @@ def test_gap_lists_trials_and_commands_and_prints_no_table(
     assert tables.main(["--results", str(gap.root)]) == 1
     out, err = capsys.readouterr()
     assert out == ""
-    assert "2 of 3 trials of Tables 1, 2, 3, S8, S9 are not finished" in err
+    assert "2 of 3 trials of Tables 2, 3 are not finished" in err
     assert "000000000001  failed       dataset=cifar10 model=resnet18 loss=bce" in err
     assert "notstarted01  not started  " in err
     assert "\n  python orchestrator/sweep.py --study mine\n" in err
     assert "\n  python orchestrator/sweep.py --study mine --rerun failed\n" in err
     assert "--allow-partial" in err
+
+
+def test_a_command_that_would_run_nothing_is_not_named(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = store.add(CLASSIFICATION, status="failed", loss="bce")
+    store.study("mine", {failed: {**CLASSIFICATION, "loss": "bce"}})
+    assert tables.main(["--results", str(store.root), "--table", "2"]) == 1
+    _, commands = capsys.readouterr().err.split("run them with:\n")
+    assert commands.splitlines()[0] == (
+        "  python orchestrator/sweep.py --study mine --rerun failed"
+    )
+
+
+@pytest.mark.parametrize("option", ["--by", "--metric"])
+def test_a_column_given_twice_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tables.main(["--by", "loss", option, "loss", "loss"])
+    assert f"error: {option} loss loss names a column twice" in capsys.readouterr().err
 
 
 def test_allow_partial_prints_a_dash_and_how_many_there_are(

@@ -4,8 +4,10 @@ from pathlib import Path
 import pytest
 
 from analysis import paper, theory
+from analysis.cells import measured_trials
 from analysis.load import load_results
 from analysis.render import Table
+from analysis.theory_table import at_minimum
 from tests.analysis.recorded_store import COLLAPSE, Store
 
 BCE = {
@@ -16,7 +18,7 @@ BCE = {
 
 def _points(table: Table) -> dict[str, tuple[str, ...]]:
     """Numbers by the row's last label, of a table about one cell."""
-    return {row[7]: row[8:] for row in table.rows}
+    return {row[4]: row[5:] for row in table.rows}
 
 
 def test_measured_beside_minimum_and_theorem2(store: Store) -> None:
@@ -24,10 +26,10 @@ def test_measured_beside_minimum_and_theorem2(store: Store) -> None:
     store.add(COLLAPSE, BCE, loss="bce")
     store.add(COLLAPSE, {**BCE, "s_pos_mean_train": 8.0}, loss="bce", seed=1)
     table = theory.build_table(load_results(store.root))
-    assert table.rows[0][:8] == (
-        "cifar10", "resnet18", "K=10 n=12.8 λ_W=0.0005 λ_H=0.0005", "0.0005", "0", "SGD", "BCE",
-        "measured",
-    )  # fmt: skip
+    assert table.rows[0][:5] == ("0.0005", "0", "SGD", "BCE", "measured")
+    setting = "K=10 n=12.8 λ_W=0.0005 λ_H=0.0005"
+    shared = f"in all rows: Dataset cifar10, Model resnet18, Setting {setting}"
+    assert shared in table.notes
     points = _points(table)
     assert points["measured"][0] == "7.500 ± 0.707"
     assert points["measured"][-1] == "-3.97 %"
@@ -36,6 +38,15 @@ def test_measured_beside_minimum_and_theorem2(store: Store) -> None:
         "8.794", "-0.977", "4.527", "0.0000", "0.25903", "0.0000", "",
     )  # fmt: skip
     assert any(note.startswith("* Theorem 2's point is not the minimum") for note in table.notes)
+
+
+def test_what_differs_between_rows_has_a_column(store: Store) -> None:
+    store.add(COLLAPSE, BCE, loss="bce")
+    store.add({**COLLAPSE, "dataset": "cifar100"}, BCE, loss="bce")
+    table = theory.build_table(load_results(store.root))
+    assert table.columns[:2] == ("Dataset", "λ_b")
+    assert {row[0] for row in table.rows} == {"cifar10", "cifar100"}
+    assert any(note.startswith("in all rows: Model resnet18, Setting K=10") for note in table.notes)
 
 
 def test_theorem2_is_unmarked_where_it_is_the_minimum(store: Store) -> None:
@@ -51,7 +62,7 @@ def test_ce_has_no_theorem2_and_no_alpha_but_its_initial_bias(store: Store) -> N
     table = theory.build_table(load_results(store.root))
     points = _points(table)
     assert list(points) == ["measured", "minimum"]
-    assert table.rows[0][4] == "10"
+    assert table.rows[0][1] == "10"
     assert points["measured"][2] == "9.900"
     assert points["minimum"] == ("5.679", "-0.631", "–", "0.0000", "0.11782", "", "")
 
@@ -86,6 +97,12 @@ def test_unfinished_seed_is_a_dash_and_unstarted_cells_are_left_out(store: Store
     assert any("1 of 2 seeds are finished; not: x (not started)" in n for n in table.notes)
 
 
+def test_published_takes_no_results(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        theory.main(["--published", "--results", "results"])
+    assert capsys.readouterr().err.startswith("error: --published is of the paper's values alone")
+
+
 def test_main_writes_and_prints(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -116,7 +133,7 @@ def test_agreement_counts_ufm_trials_at_the_minimum(store: Store) -> None:
     store.add(ufm, {**at, "bias_mean": 3.62}, loss="bce", seed=1)  # 1.2 % off
     store.add(ufm, {**at, "s_pos_mean_train": 5.68, "s_neg_mean_train": -0.63}, bias_init_mean=9.0)
     store.add(COLLAPSE, at, loss="bce", seed=3)  # a network's, not counted
-    assert theory.ufm_agreement(load_results(store.root)) == (2, 3)
+    assert at_minimum(measured_trials(load_results(store.root))) == (2, 3)
 
 
 def test_the_papers_table_1_beside_the_theory(capsys: pytest.CaptureFixture[str]) -> None:

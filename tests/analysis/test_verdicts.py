@@ -25,7 +25,7 @@ def test_without_trials_nothing_is_tested(store: Store) -> None:
     store.add(CLASSIFICATION, status="failed")
     found = _found(store).values()
     assert {each.verdict for each in found} == {UNTESTED}
-    assert len(found) == 11
+    assert len(found) == 12
 
 
 def test_sooner_is_counted_to_the_level_that_both_reach(store: Store) -> None:
@@ -40,6 +40,18 @@ def test_sooner_is_counted_to_the_level_that_both_reach(store: Store) -> None:
     assert found.effect == f"BCE − CE = -2.5 epochs [{-2.5 - half:+.1f}, {-2.5 + half:+.1f}]"
     assert found.verdict == OPEN
     assert found.basis.startswith("2 pairs of trials; in 0 BCE's is higher; p=0.13")
+
+
+def test_the_model_without_a_network_ends_at_the_minimum(store: Store) -> None:
+    ufm = {**COLLAPSE, "model": "ufm", "dataset": "labels"}
+    at = {"s_pos_mean_train": 7.81, "s_neg_mean_train": -2.052, "bias_mean": 3.578}
+    claim = "Without a network, both losses end at the minimum of Eq. (3)"
+    store.add(ufm, at, loss="bce")
+    found = _found(store)[claim]
+    assert (found.verdict, found.effect.split(" trials")[0]) == (HOLDS, "1 of 1")
+    store.add(ufm, {**at, "bias_mean": 3.62}, loss="bce", seed=1)  # 1.2 % off
+    found = _found(store)[claim]
+    assert (found.verdict, found.effect.split(" trials")[0]) == (OPEN, "1 of 2")
 
 
 def test_collapse_and_biases(store: Store) -> None:

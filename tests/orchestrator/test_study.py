@@ -96,6 +96,7 @@ def test_two_studies_share_their_common_trials() -> None:
         ("loss: ce\nexclude: [{sed: 1}]", r"mine\.yaml: 'sed' .* did you mean 'seed'\?"),
         ("loss: ce\ninclude: {seed: 1}", r"mine\.yaml: include must be a list of blocks"),
         ("loss: ce\nexclude: [{loss: ce}]", r"mine\.yaml: no trial is left"),
+        ("loss: ce\ndescription: [a]", r"mine\.yaml: description=\['a'\] must be text"),
         ("loss: ce\nplugins: mine", r"mine\.yaml: plugins='mine' must be a list"),
         ("loss: [ce, bce", r"mine\.yaml, line \d: malformed YAML"),
         ("loss: ce\n\tseed: 1", r"mine\.yaml, line 5: malformed YAML"),

@@ -80,4 +80,4 @@ def test_tables_that_can_not_be_written_end_no_sweep(tmp_path: Path) -> None:
     (store.root / "tables").write_text("a file where a folder should be")
     facts = write_analysis(ResultStore(store.root), Console(quiet=True))
     assert facts["tables"].startswith("could not be made (")
-    assert facts["again"].startswith("python -m analysis.tables --results ")
+    assert facts["next"].startswith("python -m analysis.tables --results ")

@@ -188,7 +188,7 @@ def test_rebuilding_at_a_server_that_is_down_is_one_line(
     argv = ["rebuild", "--results", str(store.location)]
     assert tracking.main([*argv, "--tracking-uri", "http://127.0.0.1:9"]) == 2
     error = capsys.readouterr().err
-    assert "\nerror: MLflow at http://127.0.0.1:9 refuses: API request" in error
+    assert "\nerror: MLflow at http://127.0.0.1:9: it doesn't answer; try again" in error
     assert "Traceback" not in error
 
 

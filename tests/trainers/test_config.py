@@ -108,6 +108,7 @@ def test_every_field_is_a_column() -> None:
             {"model_kwargs": {"a": {1: 2, "1": 3}}},
             "^model_kwargs must hold names, .*1 is not a name",
         ),
+        ({"model": "ufm", "image_size": 16}, "^image_size=16 has no effect with model=ufm"),
         ({"model": "ufm", "augment": "da1"}, "^augment=da1 has no effect with model=ufm"),
     ],
 )
