@@ -13,9 +13,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.fs as pafs
 
+from analysis.errors import ResultsError
 from analysis.merged import list_table
 from analysis.parquet import read_folder, told
-from analysis.plan import ResultsError, Study, parse_study, plan_frame
+from analysis.recorded_study import RecordedStudy, parse_recorded, plan_frame
 from analysis.schema import TABLES
 from analysis.storage import open_location
 
@@ -36,7 +37,7 @@ class Results:
     epochs: pd.DataFrame
     scores: pd.DataFrame
     features: pd.DataFrame
-    studies: tuple[Study, ...]
+    studies: tuple[RecordedStudy, ...]
 
     @cached_property
     def plan(self) -> pd.DataFrame:
@@ -140,10 +141,10 @@ def _read_table(store: Store, name: str, schema: pa.Schema, *, wanted: bool) -> 
     return table.to_pandas(self_destruct=True)
 
 
-def _read_studies(store: Store) -> tuple[Study, ...]:
+def _read_studies(store: Store) -> tuple[RecordedStudy, ...]:
     studies = []
     for file in store.studies():
         with store.filesystem.open_input_stream(file) as source:
             text = source.read().decode("utf-8", errors="replace")
-        studies.append(parse_study(text, source=file))
+        studies.append(parse_recorded(text, source=file))
     return tuple(studies)

@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from analysis.atomic import write_atomic
+from analysis.errors import ResultsError
 from analysis.merged import Listing, Merged, list_table, renew_generation
 from analysis.parquet import READERS, read_files, read_merged
-from analysis.plan import ResultsError
 
 # Of a merged file, in memory; what one costs while it is made is a few times that.
 MOST_BYTES: Final = 128 * 2**20

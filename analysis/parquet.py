@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
+from analysis.errors import ResultsError, VersionError
 from analysis.merged import TRIES, BusyError, Listing, Merged, list_table
-from analysis.plan import ResultsError, VersionError
 from analysis.schema import SCHEMA_VERSION
 
 READERS: Final = 8  # files in flight at an object store, which is latency

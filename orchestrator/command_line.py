@@ -52,7 +52,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="fetch a dataset that is not in --data-dir (default: yes)")  # fmt: skip
     add("--dry-run", action="store_true", help="show the plan and touch nothing")
     add("--probe", action="store_true",
-        help="run a few steps of each kind of trial that never ran, for the estimate")  # fmt: skip
+        help="run a few steps of each kind that never ran: for --dry-run's estimate, and the time "
+        "left")  # fmt: skip
     add("--rerun", choices=("failed", "diverged", "all"), help="run these again too")
     add("--max-concurrent", type=int, metavar="N", help="trials at once; default: what fits")
     add("--workers", type=_whole_or_auto, metavar="N",

@@ -12,10 +12,10 @@ from pyarrow import fs
 from analysis.schema import TABLES
 from orchestrator.estimate import schedule_of
 from orchestrator.packing import slots_on
-from orchestrator.plan_file import shared_fields
 from orchestrator.planning import Plan
 from orchestrator.progress import counted, duration
 from orchestrator.slots import Node, Slot, check_fits
+from orchestrator.study_file import shared_fields
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import KEPT, ResultStore

@@ -8,9 +8,9 @@ from typing import Any, Final, Literal, NamedTuple
 
 import pyarrow as pa
 
+from analysis.errors import ResultsError
 from analysis.merged import list_table
 from analysis.parquet import read_folder, told
-from analysis.plan import ResultsError
 from analysis.schema import CONFIG_FIELDS, TABLES, TRIALS
 from trainers.config import TrialConfig
 from trainers.registry import InputError

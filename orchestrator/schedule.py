@@ -126,7 +126,7 @@ def disconnect() -> None:
     ray.shutdown()
 
 
-def probe(
+def measure(
     jobs: "Mapping[Kind, Job]", slots: "Mapping[Kind, Slot]"
 ) -> "tuple[dict[Kind, Probe], list[str]]":
     """Measure a trial of each kind, one worker with a whole GPU if there are any.

@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from orchestrator.ledger import Ledger
-from orchestrator.plan_file import continue_command
 from orchestrator.planning import Plan
 from orchestrator.progress import axes_of, describe
+from orchestrator.study_file import continue_command
 from trainers.config import TrialConfig
 from trainers.results import ResultStore
 

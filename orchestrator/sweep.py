@@ -29,11 +29,11 @@ from orchestrator.ledger import forget, read_ledger
 from orchestrator.mlflow_runs import check_uri, how_to_open, without_password
 from orchestrator.nodes import check_nodes
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
-from orchestrator.plan_file import continue_command, read_plan, write_plan
 from orchestrator.planning import Plan, check_plan, make_plan
 from orchestrator.progress import SweepProgress, counted, duration
 from orchestrator.reporter import ENDED, Reporter
 from orchestrator.slots import Node, Slot, check_fits, resources
+from orchestrator.study_file import continue_command, read_plan, write_plan
 from orchestrator.summary import show_summary, write_analysis
 from orchestrator.tally import Tally
 from orchestrator.tracking import Mirror, default_uri
@@ -111,7 +111,7 @@ def measured(
         slots[kind] = plan.slots[i].on(nodes)
         jobs[kind] = _job(i, slots[kind], plan, args, store)
     with console.status(f"running a few steps of {counted(len(jobs), 'kind')} of trials"):
-        probes, failures = schedule.probe(jobs, slots)
+        probes, failures = schedule.measure(jobs, slots)
     for failure in failures:
         line = f"warning: not measured, since a few steps fail: {failure}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)

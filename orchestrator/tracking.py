@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.progress import track
 
 from analysis.command_line import Parser, run_main
+from analysis.errors import ResultsError
 from analysis.load import load_results
-from analysis.plan import ResultsError
 from orchestrator.mlflow_runs import Row, Runs, check_uri, how_to_open, without_password
 from orchestrator.progress import counted
 from trainers.config import TrialConfig

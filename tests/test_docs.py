@@ -12,12 +12,16 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import duckdb
+import polars
 import pytest
+import torch
 
 from analysis.command_line import Parser
 from orchestrator.command_line import parse_args
 from orchestrator.planning import make_plan
 from orchestrator.study import expand, parse_study
+from tests.analysis.recorded_store import CLASSIFICATION, Store
 from tests.commands import BLOCK, DOCUMENTS, OTHERS, ROOT, commands
 from trainers.results import ResultStore
 
@@ -140,6 +144,38 @@ def test_studies_are_studies() -> None:
 def test_python_is_python() -> None:
     for _, text in blocks("python"):
         ast.parse(text)
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder `results` of two finished trials, in the current folder."""
+    store = Store(tmp_path / "results")
+    for loss, accuracy in (("ce", 0.5), ("bce", 0.75)):
+        store.add(CLASSIFICATION, {"accuracy_test": accuracy, "nc1_train": 0.25}, loss=loss)
+    monkeypatch.chdir(tmp_path)
+    return store.root
+
+
+@pytest.mark.parametrize("document", ["README.md", "results.md", "metrics.md"])
+def test_python_that_reads_results_runs(document: str, results: Path) -> None:
+    known = {
+        "features": torch.randn(60, 8), "labels": torch.arange(60) % 3,
+        "weight": torch.randn(3, 8), "bias": torch.zeros(3),
+    }  # fmt: skip
+    ran = 0
+    for name, text in blocks("python"):
+        if name == document and ("results/" in text or "from_features" in text):
+            exec(compile(text, name, "exec"), known)
+            ran += 1
+    assert ran == 1
+
+
+def test_duckdb_and_polars_read_the_folder(results: Path) -> None:
+    ((_, query),) = blocks("sql")
+    with duckdb.connect() as database:
+        rows = database.execute(query.partition(";")[0]).fetchall()
+    assert sorted(rows) == [("bce", 0.75), ("ce", 0.5)]
+    assert sorted(polars.read_parquet(results / "epochs")["accuracy_test"]) == [0.5, 0.75]
 
 
 @pytest.mark.slow

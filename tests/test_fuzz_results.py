@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pyarrow import fs
 
 from analysis import tables
+from analysis.errors import ResultsError
 from analysis.parquet import read_files
-from analysis.plan import ResultsError
 from analysis.schema import EPOCHS
 from orchestrator.ledger import read_ledger
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store

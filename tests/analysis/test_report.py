@@ -77,9 +77,9 @@ def test_everything_is_in_it(full: Store, capsys: pytest.CaptureFixture[str]) ->
 def test_no_command_is_named_where_nothing_is_missing(store: Store) -> None:
     store.study("mine", {store.add(CLASSIFICATION, {"accuracy_test": 0.5}): CLASSIFICATION})
     results = load_results(store.root)
-    (line,) = report.coverage(results, measured_trials(results)).rows
-    assert line[3:5] == ("1", "1")
-    assert report.coverage(results, measured_trials(results)).notes == ()
+    table = report.coverage(results, measured_trials(results))
+    (line,) = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    assert (line["Planned"], line["Finished"], table.notes) == ("1", "1", ())
 
 
 def test_an_empty_folder_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

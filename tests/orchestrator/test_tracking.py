@@ -16,7 +16,7 @@ import pytest
 
 from orchestrator import tracking
 from orchestrator.mlflow_runs import Row, check_uri
-from orchestrator.plan_file import write_plan
+from orchestrator.study_file import write_plan
 from orchestrator.tracking import Mirror
 from trainers.config import TrialConfig
 from trainers.registry import InputError

@@ -1,6 +1,6 @@
 """The grid of a study as it was run, in `studies/<name>.yaml`: what a table has to hold.
 
-Written here, read here and by `analysis.plan`.
+Written here, read here and by `analysis.recorded_study`.
 """
 
 import shlex
@@ -9,7 +9,8 @@ from typing import Any
 
 import yaml
 
-from analysis.plan import ResultsError, Study, parse_study
+from analysis.errors import ResultsError
+from analysis.recorded_study import RecordedStudy, parse_recorded
 from analysis.schema import SCHEMA_VERSION
 from orchestrator.mlflow_runs import without_password
 from trainers.config import TrialConfig
@@ -37,13 +38,13 @@ def write_plan(
     store.write_bytes(_yaml(name, command, rows).encode(), FOLDER, f"{name}.yaml")
 
 
-def read_plan(store: ResultStore, name: str) -> Study | None:
+def read_plan(store: ResultStore, name: str) -> RecordedStudy | None:
     """A study's grid as it was run before; None if it never was. Raises InputError."""
     file = f"{name}.yaml"
     if file not in store.names(FOLDER):
         return None
     try:
-        return parse_study(store.read_bytes(FOLDER, file).decode(), source=f"{FOLDER}/{file}")
+        return parse_recorded(store.read_bytes(FOLDER, file).decode(), source=f"{FOLDER}/{file}")
     except (ResultsError, UnicodeDecodeError) as error:
         raise InputError(f"{store.location}/{FOLDER}/{file}: {error}") from error
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from analysis.plan import parse_study as parse_plan
-from orchestrator.plan_file import continue_command, read_plan, write_plan
+from analysis.recorded_study import parse_recorded
 from orchestrator.study import expand, parse_study
+from orchestrator.study_file import continue_command, read_plan, write_plan
 from trainers.config import TrialConfig
 from trainers.registry import InputError
 from trainers.results import ResultStore
@@ -49,7 +49,7 @@ def test_a_larger_command_takes_its_place(store: ResultStore, trials: list[Trial
 def test_another_command_is_added(store: ResultStore, trials: list[TrialConfig]) -> None:
     write_plan(store, "mine", trials[:2], ["--seeds", "0"])
     write_plan(store, "mine", trials[1:], ["--seeds", "1"])
-    plan = parse_plan(store.read_bytes("studies", "mine.yaml").decode(), source="it")
+    plan = parse_recorded(store.read_bytes("studies", "mine.yaml").decode(), source="it")
     assert plan.trials == {config.trial_id: config.row() for config in trials}
     sweep = "python orchestrator/sweep.py"
     assert plan.command == f"{sweep} --seeds 0 && {sweep} --seeds 1"

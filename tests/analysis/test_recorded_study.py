@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from analysis.load import ResultsError, load_results
-from analysis.plan import parse_study, plan_frame
+from analysis.recorded_study import parse_recorded, plan_frame
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 
 STUDY = """
@@ -18,7 +18,7 @@ trials:
 
 
 def test_plan_has_a_row_per_trial_with_fixed_and_own_columns(config_names: frozenset[str]) -> None:
-    plan = plan_frame([parse_study(STUDY, source="digits.yaml")])
+    plan = plan_frame([parse_recorded(STUDY, source="digits.yaml")])
     assert config_names < set(plan.columns)
     assert plan["trial_id"].tolist() == ["0123456789ab", "ba9876543210"]
     row = plan.to_dict("records")[1]
@@ -73,14 +73,14 @@ def test_a_study_alone_is_a_results_folder(store: Store) -> None:
 )
 def test_broken_study_says_what_is_wrong(text: str, message: str) -> None:
     with pytest.raises(ResultsError, match=message):
-        parse_study(text, source="s.yaml")
+        parse_recorded(text, source="s.yaml")
 
 
 def test_value_of_another_type_names_its_column() -> None:
-    study = parse_study("trials: {a: {seed: x}}\nschema_version: 1", source="s.yaml")
+    study = parse_recorded("trials: {a: {seed: x}}\nschema_version: 1", source="s.yaml")
     with pytest.raises(ResultsError, match="value for 'seed' that is no int64"):
         plan_frame([study])
-    study = parse_study(f"trials: {{a: {{seed: {2**70}}}}}\nschema_version: 1", source="s.yaml")
+    study = parse_recorded(f"trials: {{a: {{seed: {2**70}}}}}\nschema_version: 1", source="s.yaml")
     with pytest.raises(ResultsError, match="value for 'seed' that is no int64"):
         plan_frame([study])
 
@@ -88,5 +88,5 @@ def test_value_of_another_type_names_its_column() -> None:
 def test_yaml_objects_are_not_built(tmp_path: Path) -> None:
     text = f"trials: !!python/object/apply:os.mkdir ['{tmp_path}/made']"
     with pytest.raises(ResultsError, match="not valid YAML"):
-        parse_study(text, source="s.yaml")
+        parse_recorded(text, source="s.yaml")
     assert not (tmp_path / "made").exists()

@@ -12,6 +12,7 @@ import pandas as pd
 import pyarrow as pa
 import yaml
 
+from analysis.errors import ResultsError, VersionError
 from analysis.schema import CONFIG_FIELDS, SCHEMA_VERSION
 
 # libyaml reads a study of 10,000 trials in a second where the Python loader needs ten.
@@ -26,25 +27,8 @@ _PLAN_FIELDS = (
 )
 
 
-class ResultsError(ValueError):
-    """A results folder that can't be read as one; the message is one line for the user."""
-
-
-class VersionError(ResultsError):
-    """Files that another version of the schema wrote."""
-
-    def __init__(self, source: str, found: object, *, more: int = 0) -> None:
-        """`more`: how many other files are like `source`."""
-        self.source, self.found = source, found
-        has = f"and {more} more have" if more else "has"
-        super().__init__(
-            f"{source} {has} schema_version {found}, this package reads {SCHEMA_VERSION}; read "
-            "such results with the package version that wrote them, or choose another --results"
-        )
-
-
 @dataclass(frozen=True)
-class Study:
+class RecordedStudy:
     """A study as it was run: the configuration of each of its trials, by trial id."""
 
     name: str
@@ -52,7 +36,7 @@ class Study:
     trials: Mapping[str, Mapping[str, Any]]
 
 
-def parse_study(text: str, *, source: str) -> Study:
+def parse_recorded(text: str, *, source: str) -> RecordedStudy:
     """The study in `text`; `source` names the file in errors.
 
     Raises: ResultsError if the text isn't YAML, has another schema_version or unknown columns.
@@ -73,7 +57,7 @@ def parse_study(text: str, *, source: str) -> Study:
         raise ResultsError(f"{source} has trials that are no mappings; run the study again")
     trials = {key: {**fixed, **own} for key, own in raw["trials"].items()}
     _check_columns(trials, source)
-    return Study(str(raw.get("study", source)), str(raw.get("command", "")), trials)
+    return RecordedStudy(str(raw.get("study", source)), str(raw.get("command", "")), trials)
 
 
 def _check_depth(text: str) -> None:
@@ -98,7 +82,7 @@ def _check_columns(trials: Mapping[Any, Mapping[str, Any]], source: str) -> None
             )
 
 
-def plan_frame(studies: Iterable[Study]) -> pd.DataFrame:
+def plan_frame(studies: Iterable[RecordedStudy]) -> pd.DataFrame:
     """One row per planned trial of each study: trial_id, study, command, config columns.
 
     Raises: ResultsError if a value doesn't fit its column's type.
