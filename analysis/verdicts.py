@@ -85,8 +85,8 @@ def _minimum_is_reached(trials: pd.DataFrame) -> Verdict:
     return Verdict(
         claim,
         _all_or_none(there, count),
-        f"{there} of {count} trials: scores, and BCE's bias, within {NEAR:.0%}",
-        f"{count} `ufm` trials, limit {NEAR:.0%} is ours",
+        f"{there} of {count} trials: scores, and BCE's bias, within {100 * NEAR:g} %",
+        f"{count} ufm trials, limit {100 * NEAR:g} % is ours",
     )
 
 

@@ -89,18 +89,19 @@ def _write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
     from analysis import drawing, figures, tables  # matplotlib is no part of planning a sweep
     from analysis.files import write_text
     from analysis.load import load_results
-    from analysis.render import render_tables
+    from analysis.render import EXTENSIONS, render_tables
     from analysis.theory import build_table as build_theory
 
     folder = Path(store.root if store.is_local else "report")
     results = load_results(store.location, tables=figures.TABLES[:3])
     built = [table for table in tables.build_tables(results, allow_partial=True) if table.rows]
-    built = built or [table for table in [build_theory(results)] if table.rows]
     if built:
-        text = render_tables(built, "markdown")
-        write_text(folder / "tables" / "tables.md", text)
-        write_text(folder / "tables" / "tables.tex", render_tables(built, "latex"))
-        show_tables(text, console)
+        show_tables(render_tables(built, "markdown"), console)
+    theory = [table for table in [build_theory(results)] if table.rows]  # long: to be looked up
+    written = {"tables": built, "theory": theory}
+    for name, found in written.items():
+        for fmt in ("markdown", "latex") if found else ():
+            write_text(folder / "tables" / f"{name}.{EXTENSIONS[fmt]}", render_tables(found, fmt))
     drawn = 0
     for kind in figures.QUICK:
         for name, figure in figures.build_figures(results, kind):
@@ -108,7 +109,7 @@ def _write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
             drawn += 1
     place = shlex.quote(store.location)
     return {
-        "tables": f"{folder / 'tables'} ({len(built)})" if built else NONE,
+        "tables": f"{folder / 'tables'} ({len(built + theory)})" if built or theory else NONE,
         "figures": f"{folder / 'figures'} ({drawn})" if drawn else NONE,
         "theory": f"{_agreement(results)}python -m analysis.theory --results {place}",
         "next": f"python -m analysis.report --results {place}"
