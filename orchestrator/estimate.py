@@ -48,27 +48,24 @@ def schedule_of(
         waiting[slot].append((number, seconds))
     free = free_on(nodes)
     running: list[tuple[float, int, Slot, Place]] = []
+    everywhere = range(len(nodes))
+    room: dict[Slot, Iterable[int]] = dict.fromkeys(waiting, everywhere)  # where there may be some
     now, most = 0.0, 0
     while waiting or running:
-        if (max_concurrent is None or len(running) < max_concurrent) and (
-            found := _first_with_room(waiting, free)
-        ):
-            slot, place = found
-            number, seconds = waiting[slot].popleft()
-            if not waiting[slot]:
-                del waiting[slot]
-            heapq.heappush(running, (now + seconds, number, slot, place))
-            most = max(most, len(running))
+        fits = max_concurrent is None or len(running) < max_concurrent
+        for slot in sorted(waiting, key=lambda slot: waiting[slot][0]) if fits else ():
+            if place := take(free, slot, room[slot]):
+                number, seconds = waiting[slot].popleft()
+                if not waiting[slot]:
+                    del waiting[slot]
+                heapq.heappush(running, (now + seconds, number, slot, place))
+                most = max(most, len(running))
+                break
+            room[slot] = ()
         else:
             now, _, slot, place = heapq.heappop(running)
             give_back(free, slot, place)
+            for other in waiting:  # one worker alone has room nowhere but where some was made
+                alone = other.workers == 1 and not room[other]
+                room[other] = place if alone else everywhere
     return now, most
-
-
-def _first_with_room(
-    waiting: Mapping[Slot, deque[tuple[int, float]]], free: list[dict[str, int]]
-) -> tuple[Slot, Place] | None:
-    for slot in sorted(waiting, key=lambda slot: waiting[slot][0]):
-        if place := take(free, slot):
-            return slot, place
-    return None

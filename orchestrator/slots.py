@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 from trainers.registry import InputError
@@ -65,19 +66,17 @@ def free_on(nodes: Sequence[Node]) -> list[dict[str, int]]:
     return [{name: _units(amount) for name, amount in node.items()} for node in nodes]
 
 
-def take(free: list[dict[str, int]], slot: Slot) -> Place | None:
-    """Take such a trial's share of what is free; where. None, and nothing taken: no room."""
-    wanted = {name: _units(amount) for name, amount in slot.bundle().items()}
-    place: Place = []
-    for number, node in enumerate(free):
-        while len(place) < int(slot.workers) and all(
-            node.get(name, 0) >= amount for name, amount in wanted.items()
-        ):
-            for name, amount in wanted.items():
+def take(free: list[dict[str, int]], slot: Slot, among: Iterable[int]) -> Place | None:
+    """Take such a trial's share of what is free of some nodes; where. None: no room, none taken."""
+    wanted, place = _wanted(slot), []
+    for number in among:
+        node = free[number]
+        while all(node.get(name, 0) >= amount for name, amount in wanted):
+            for name, amount in wanted:
                 node[name] -= amount
             place.append(number)
-    if len(place) == slot.workers:
-        return place
+            if len(place) == slot.workers:
+                return place
     give_back(free, slot, place)
     return None
 
@@ -85,8 +84,14 @@ def take(free: list[dict[str, int]], slot: Slot) -> Place | None:
 def give_back(free: list[dict[str, int]], slot: Slot, place: Place) -> None:
     """Undo `take`."""
     for number in place:
-        for name, amount in slot.bundle().items():
-            free[number][name] += _units(amount)
+        for name, amount in _wanted(slot):
+            free[number][name] += amount
+
+
+@lru_cache
+def _wanted(slot: Slot) -> tuple[tuple[str, int], ...]:
+    """What each worker takes; the scarcest, which most often says no, first."""
+    return tuple((name, _units(amount)) for name, amount in reversed(slot.bundle().items()))
 
 
 def resources(nodes: Sequence[Node]) -> str:
