@@ -68,6 +68,7 @@ class Plan:
 
 def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
     """Everything that can be known before anything is started. Raises InputError."""
+    _check_numbers(args)
     settings = _settings(args)
     trials: dict[str, TrialConfig] = {}
     slots: dict[str, Slot] = {}
@@ -112,17 +113,17 @@ def _slot(study: Study, config: TrialConfig, args: argparse.Namespace) -> Slot:
     return replace(study.slot(config) or Slot(), **given)
 
 
-def _check_slot(args: argparse.Namespace) -> None:
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name, least in LEAST.items():
+        value = getattr(args, name)
+        if isinstance(value, int | float) and not value >= least:
+            raise InputError(f"--{name.replace('_', '-')} {value:g} must be at least {least:g}")
     given = {key: getattr(args, key) for key in SLOT_KEYS if getattr(args, key) is not None}
     parse_slot(given, where="the command line")
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    for name, least in LEAST.items():
-        value = getattr(args, name)
-        if isinstance(value, int | float) and not value >= least:
-            raise InputError(f"--{name.replace('_', '-')} {value:g} must be at least {least:g}")
-    _check_slot(args)
+    """The fields that the command line sets. Raises InputError."""
     settings: dict[str, Any] = {}
     for text in args.settings:
         where = f"--set {text if text.isprintable() else repr(text)}"
