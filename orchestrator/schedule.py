@@ -285,7 +285,8 @@ def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> A
                 self._has_got_on(trial, result["rows"][-1]["epoch"])
                 self._listener.rows(_trial_id(trial), result["rows"])
             if "trial" in result:
-                self._listener.ended(result["trial"])
+                with self._ended_if_full():
+                    self._listener.ended(result["trial"])
             if "stopped" in result:
                 asked.stopped(trial)
 
@@ -295,8 +296,13 @@ def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> A
             cause = getattr(trial.get_pickled_error(), "cause", None)
             if isinstance(cause, WriteError):  # not its fault: every trial would end so
                 asked.end(cause)
-            try:
+            with self._ended_if_full():
                 self._listener.lost(_trial_id(trial), error)
+
+        @contextmanager
+        def _ended_if_full(self) -> Iterator[None]:
+            try:
+                yield
             except WriteError as full:
                 asked.end(full)
 

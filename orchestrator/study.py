@@ -7,6 +7,7 @@ Those under `resources` give what they match workers, CPUs and GPUs, which are n
 
 import itertools
 import re
+import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
@@ -195,16 +196,21 @@ def override(study: Study, settings: Grid) -> Study:
     """The study with fields set in all of its grids; a list makes an axis. Raises InputError."""
     _check_block(settings, "--set")
     grids = tuple({**grid, **settings} for grid in study.grids)
-    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    given = ", ".join(f"{key}={reprlib.repr(value)}" for key, value in settings.items())
     return replace(study, grids=grids, where=f"{study.where} with {given}") if given else study
 
 
 def check_blocks(study: Study) -> None:
     """Raises InputError for a block that removes or gives slots to no trial of those as written."""
-    all_trials = expand(replace(study, exclude=())).values() if study.exclude else ()
-    _check_matched(study, "exclude", study.exclude, all_trials)
     sized = [block for block, _ in study.resources]
-    _check_matched(study, "resources", sized, expand(study).values() if sized else ())
+    if not (study.exclude or sized):
+        return
+    try:
+        trials = expand(replace(study, exclude=())).values()
+    except InputError:  # not complete without what the command line sets, which is expanded later
+        return
+    _check_matched(study, "exclude", study.exclude, trials)
+    _check_matched(study, "resources", sized, trials)
 
 
 def _check_matched(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.slots import Slot
 from orchestrator.study import (
     check_blocks,
     expand,
@@ -72,6 +73,20 @@ def test_an_exclude_that_matches_nothing_is_told() -> None:
     study = parse_study(text, name="mine", where="mine.yaml")
     with pytest.raises(InputError, match=r"exclude \{'loss': 'ce', 'seed': 9\} matches no trial"):
         check_blocks(study)
+
+
+def test_what_the_command_line_completes_is_no_mistake() -> None:
+    text = "dataset: digits\nloss: ce\noptimizer: sgd\nresources: [{model: mlp, workers: 2}]"
+    study = parse_study(text, name="mine", where="mine.yaml")
+    check_blocks(study)
+    (config,) = expand(override(study, {"model": "mlp"})).values()
+    assert study.slot(config) == Slot(workers=2)
+
+
+def test_a_long_axis_of_the_command_line_is_told_in_short() -> None:
+    study = override(load_study("digits"), {"seed": [*range(10_000)], "lr": -1})
+    with pytest.raises(InputError, match=r"digits with seed=\[0, 1, .{1,40}\.\.\.\], lr=-1: "):
+        expand(study)
 
 
 def test_override_replaces_in_every_grid() -> None:
