@@ -153,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Print the rows."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, choices=(4, 8), default=8)
-    parser.add_argument("--samples-per-class", type=int, default=300)
+    parser.add_argument("--samples-per-class", type=int, default=150)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=2)
     return run(parser, measure, argv)

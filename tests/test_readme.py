@@ -146,12 +146,13 @@ def test_what_reads_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_make_sweep(tmp_path: Path) -> None:
-    """The first command of all, with two epochs and without its installation."""
+    """The first command of all, with fewer trials and epochs, and without its installation."""
     for name in ("Makefile", "pyproject.toml", "analysis", "orchestrator", "trainers"):
         (tmp_path / name).symlink_to(ROOT / name)
     stamp = f"{sys.prefix}/sweep.stamp"
+    options = "OPTIONS=--epochs 2 --seeds 0 --limit 24 --address local"
     done = subprocess.run(
-        ["make", "-o", stamp, "sweep", f"VENV={sys.prefix}", "OPTIONS=--epochs 2 --address local"],
+        ["make", "-o", stamp, "sweep", f"VENV={sys.prefix}", options],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -159,7 +160,7 @@ def test_make_sweep(tmp_path: Path) -> None:
     )
     out = done.stdout
     assert done.returncode == 0, out + done.stderr
-    assert re.findall(r"finished +(\d+) of (\d+)", out) == [("70", "70"), ("28", "28")]
+    assert re.findall(r"finished +(\d+) of (\d+)", out) == [("24", "24"), ("20", "20")]
     assert all(f"Table {number}" in out for number in (1, 2, 3))
     assert (tmp_path / "results" / "report.html").is_file()
     assert (tmp_path / "results" / "mlflow.db").is_file()

@@ -168,7 +168,11 @@ def test_an_empty_batch_costs_nothing_and_has_a_graph(name: str, targets: torch.
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("ce", {"label_smoothing": 1.5}, r"^loss=ce: label_smoothing=1.5 must be .* from 0 up to"),
+        (
+            "ce",
+            {"label_smoothing": 1.5},
+            r"^loss=ce: label_smoothing=1.5 must be .* from 0 to less than 1",
+        ),
         ("bce", {"label_smoothing": 1}, r"label_smoothing=1 must be"),
         ("bce", {"label_smoothing": True}, r"label_smoothing=True must be"),
         ("ce", {"label_smoothing": "0.1"}, r"label_smoothing='0.1' must be"),
