@@ -37,21 +37,31 @@ def write_atomic(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
 
 def _write_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    while not _replace(path, data):
+        pass
+
+
+def _replace(path: Path, data: bytes) -> bool:
+    """False if the part was taken for a leftover between its making and its lock."""
     part = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")  # rename needs one filesystem
     try:
         with part.open("xb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # held while we live: see `remove_parts`
+            with suppress(OSError):  # where there are no locks, `remove_parts` removes nothing
+                fcntl.flock(file, fcntl.LOCK_EX)  # held while we live
+            if not part.exists():
+                return False
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    return True
 
 
 def remove_parts(folder: Path) -> None:
     """Remove what writers that were killed left in a folder and those below it."""
     for part in folder.rglob(f".*{PART_SUFFIX}"):
-        with suppress(FileNotFoundError, BlockingIOError), part.open("rb") as file:
+        with suppress(OSError), part.open("r+b") as file:  # NFS locks only what is open for writing
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # taken: its writer lives
             part.unlink()

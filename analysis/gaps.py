@@ -26,6 +26,15 @@ def refuse_gaps(trials: pd.DataFrame, what: str) -> None:
         raise GapError("\n".join(_message(missing, planned=len(trials), what=what)))
 
 
+def commands(missing: pd.DataFrame) -> list[str]:
+    """What to type so that these trials run, a line each: one that fails ends no other."""
+    lines: list[str] = []
+    for (recorded, status), _ in missing.groupby(["command", "status"], sort=False):
+        again = f" --rerun {status}" if status in _RERUN else ""
+        lines += [part + again for part in str(recorded).split(" && ") if part]
+    return sorted(dict.fromkeys(lines), key=lambda line: " --rerun " in line)
+
+
 def _message(missing: pd.DataFrame, *, planned: int, what: str) -> Iterator[str]:
     yield f"{len(missing)} of {planned} trials of {what} are not finished:"
     for row in missing.head(_MOST_LINES).to_dict("records"):
@@ -34,9 +43,5 @@ def _message(missing: pd.DataFrame, *, planned: int, what: str) -> Iterator[str]
     if len(missing) > _MOST_LINES:
         yield f"  and {len(missing) - _MOST_LINES} more"
     yield "run them with:"
-    for command in missing["command"].dropna().unique():
-        mine = set(missing.loc[missing["command"] == command, "status"])
-        if mine - set(_RERUN):
-            yield f"  {command}"
-        yield from (f"  {command} --rerun {status}" for status in _RERUN if status in mine)
+    yield from (f"  {command}" for command in commands(missing))
     yield "or print a dash in their cells: --allow-partial"

@@ -42,6 +42,8 @@ def read_listing(filesystem: pafs.FileSystem, listing: Listing, schema: pa.Schem
     """
     try:
         small = _read_all(filesystem, [info.path for info in listing.small.values()], schema)
+    except VersionError:
+        raise
     except ResultsError as error:
         if not listing.merged:
             raise

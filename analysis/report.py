@@ -21,6 +21,7 @@ from analysis.cells import FINISHED, NOT_STARTED, measured_trials
 from analysis.command_line import Parser, run_main
 from analysis.drawing import as_bytes
 from analysis.files import write_text
+from analysis.gaps import commands
 from analysis.load import Results, ResultsError, load_results
 from analysis.render import STYLE, Table, html_figure, page
 from analysis.schema import STATUSES
@@ -130,9 +131,8 @@ def coverage(results: Results, trials: pd.DataFrame) -> Table:
         cells = (str(counts.get(state, 0) or "") for state in states)
         lines.append((str(study), str(dataset), str(model), str(len(group)), *cells))
     columns = ("Study", "Dataset", "Model", "Planned", *(state.capitalize() for state in states))
-    unfinished = trials[trials["status"] != FINISHED]
-    commands = unfinished["command"].dropna().unique()
-    notes = tuple(f"{command}: runs what is missing" for command in commands if command)
+    left = trials[trials["status"] != FINISHED]
+    notes = tuple(f"{command}: runs what is missing" for command in commands(left))
     return Table("coverage-table", "Trials by state", columns, tuple(lines), notes, ())
 
 

@@ -97,7 +97,7 @@ def _estimates(
     try:
         check_fits(slots.values(), nodes)
     except InputError as error:
-        yield f"no estimate, since this can't run here: {error}"
+        yield f"no estimate, since it can't run here (--address asks a cluster): {error}"
         return
     costs = plan.ledger.costs
     seconds = {

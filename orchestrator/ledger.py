@@ -37,7 +37,7 @@ KIND: Final = (
     "compile",
 )
 OUT_OF_MEMORY: Final = "out of memory"  # how the reason of such a trial begins
-LARGER_TOO: Final = f"{OUT_OF_MEMORY}, with twice its share of a GPU too,"  # nothing is left to try
+LARGEST_TOO: Final = f"{OUT_OF_MEMORY} with the largest share of a GPU that it gets,"  # the end
 COLUMNS: Final = (
     "trial_id", "status", "reason", "attempts", "epochs_done", "train_s", "eval_s",
     "peak_memory_bytes", "device", "world_size", *KIND,
@@ -75,7 +75,7 @@ class Ledger:
         """Whether a trial failed for want of memory, and no larger share of a GPU was tried."""
         reason = self.rows[trial_id]["reason"] if self.status(trial_id) == "failed" else None
         reason = reason or ""
-        return reason.startswith(OUT_OF_MEMORY) and not reason.startswith(LARGER_TOO)
+        return reason.startswith(OUT_OF_MEMORY) and not reason.startswith(LARGEST_TOO)
 
     def to_do(self, trials: Mapping[str, TrialConfig], rerun: Rerun | None) -> list[str]:
         """Ids that have to run: not ended yet, or ended in a way that `rerun` names."""
@@ -116,9 +116,7 @@ def read_ledger(store: ResultStore) -> Ledger:
     try:
         table = read_folder(store.filesystem, store.path("trials"), schema)
     except ResultsError as error:
-        first, *more = str(error).splitlines()
-        rest = f" (so are others: python -m analysis.tables --results {store.location} names them)"
-        raise InputError(first + (rest if more else "")) from error
+        raise InputError("; ".join(str(error).splitlines())) from error
     except OSError as error:
         raise InputError(f"--results {store.location} can't be read: {told(error)}") from error
     return Ledger({row["trial_id"]: row for row in table.to_pylist()})

@@ -35,6 +35,13 @@ ENVIRONMENT: Final = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
 }
 
+# Of a URI: a user's password (of a database it may hold slashes), a token, a password asked for.
+SECRETS: Final = {
+    r"(https?://[^\s:/@]*:)[^\s/]*@": r"\1***@",
+    r"((?<!http)(?<!https)://[^\s:/@]+:)\S*@": r"\1***@",
+    r"(https?://)[^\s:/@*]+@": r"\1***@",
+    r"([?&](?:password|token)=)[^&\s]+": r"\1***",
+}
 # A sweep's terminal is the sweep's: what fails is told once, at its end.
 LOG_LEVELS: Final = {
     "alembic": logging.WARNING,
@@ -174,7 +181,9 @@ def how_to_open(uri: str) -> str:
 
 def without_password(text: str) -> str:
     """A URI, or what holds some, that can be shown and stored."""
-    return re.sub(r"(://[^\s:/@]*:)[^\s/@]+@", r"\1***@", text)
+    for secret, shown in SECRETS.items():
+        text = re.sub(secret, shown, text)
+    return text
 
 
 def check_uri(uri: str) -> None:
@@ -185,7 +194,7 @@ def check_uri(uri: str) -> None:
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme.partition("+")[0] not in SCHEMES:
         raise InputError(
-            f"--tracking-uri {uri!r} must begin with one of "
+            f"--tracking-uri {without_password(uri)!r} must begin with one of "
             f"{', '.join(each + ':' for each in SCHEMES)}"
         )
     if scheme == "sqlite" and "?" in rest:  # what follows it would be an option, not the path

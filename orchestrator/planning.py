@@ -80,7 +80,7 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
         study = load_study(name)
         load_plugins(study.plugins, where=study.where)
         plugins += study.plugins
-        check_blocks(study)
+        check_blocks(study, settings)
         planned = expand(override(study, settings))
         room = max(args.limit - len(trials), 0) if args.limit is not None else len(planned)
         new = [i for i in planned if i not in trials][:room]
@@ -131,6 +131,8 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
         if not (equals and value.strip()):  # nothing would be null: the recipe's value
             raise InputError(f"{where}: write it as key=value")
         _put(settings, key.strip(), parse_yaml(value, where=where))
+    if args.seeds is not None and len({*args.seeds}) < len(args.seeds):
+        raise InputError("--seeds has a seed twice; give each once")
     if args.seeds is not None:
         _put(settings, "seed", list(args.seeds))
     if args.epochs is not None:

@@ -1,11 +1,10 @@
 """From what workers report to the terminal, to MLflow, and to a row for who can't write it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from orchestrator.ledger import LARGER_TOO, OUT_OF_MEMORY, Ledger
+from orchestrator.ledger import LARGEST_TOO, OUT_OF_MEMORY, Ledger
 from orchestrator.progress import SweepProgress
-from orchestrator.slots import Slot
 from orchestrator.tracking import Mirror
 from trainers.config import TrialConfig
 from trainers.results import ResultStore
@@ -27,12 +26,12 @@ class Reporter:
         self._store = store
         self._progress = progress
         self._mirror = mirror
-        self._larger: set[str] = set()
+        self._largest: set[str] = set()
         self._failed: dict[str, dict[str, Any]] = {}
 
-    def give_more(self, slots: Mapping[str, Slot]) -> None:
-        """These trials get twice their share of a GPU now: no second time."""
-        self._larger |= slots.keys()
+    def give_most(self, trial_ids: Iterable[str]) -> None:
+        """These trials get as much of a GPU as they ever will."""
+        self._largest |= {*trial_ids}
 
     def failed(self) -> Ledger:
         """The trials that failed so far."""
@@ -63,10 +62,10 @@ class Reporter:
             self._mirror.ended(trial_id)
 
     def _noted(self, trial: dict[str, Any]) -> dict[str, Any]:
-        """Says in the row of a trial that ran out of memory twice that nothing is left to try."""
+        """Says in the row of a trial that ran out of memory where nothing is left to try."""
         reason = trial["reason"]
-        if trial["trial_id"] in self._larger and Ledger({"": trial}).is_owed_memory(""):
-            trial = {**trial, "reason": reason.replace(OUT_OF_MEMORY, LARGER_TOO, 1)}
+        if trial["trial_id"] in self._largest and Ledger({"": trial}).is_owed_memory(""):
+            trial = {**trial, "reason": reason.replace(OUT_OF_MEMORY, LARGEST_TOO, 1)}
             self._store.write_rows("trials", trial["trial_id"], [trial])
         return trial
 

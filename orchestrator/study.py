@@ -9,6 +9,7 @@ import itertools
 import re
 import reprlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
@@ -200,15 +201,15 @@ def override(study: Study, settings: Grid) -> Study:
     return replace(study, grids=grids, where=f"{study.where} with {given}") if given else study
 
 
-def check_blocks(study: Study) -> None:
-    """Raises InputError for a block that removes or gives slots to no trial of those as written."""
+def check_blocks(study: Study, settings: Grid) -> None:
+    """Raises InputError for a block that matches no trial, neither as written nor as overridden."""
     sized = [block for block, _ in study.resources]
     if not (study.exclude or sized):
         return
-    try:
-        trials = expand(replace(study, exclude=())).values()
-    except InputError:  # not complete without what the command line sets, which is expanded later
-        return
+    everything = replace(study, exclude=())
+    trials = [*expand(override(everything, settings)).values()]
+    with suppress(InputError):  # it may be complete only with what the command line sets
+        trials += expand(everything).values()
     _check_matched(study, "exclude", study.exclude, trials)
     _check_matched(study, "resources", sized, trials)
 

@@ -34,7 +34,7 @@ def write_plan(
         if rows.keys() <= before.trials.keys():
             return
         rows = {**before.trials, **rows}
-        command = f"{before.command} && {command}"
+        command = f"{without_password(before.command)} && {command}"
     store.write_bytes(_yaml(name, command, rows).encode(), FOLDER, f"{name}.yaml")
 
 

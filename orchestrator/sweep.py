@@ -73,13 +73,14 @@ def run_plan(
             )
 
         owed = larger_after_oom(slots, plan.ledger, plan.to_do)  # by a sweep that was ended
-        reporter.give_more(owed)
+        reporter.give_most(owed)
+        reporter.give_most(i for i in plan.to_do if float(slots[i].gpus or 0) >= 1)
         run({i: owed.get(i, slots[i]) for i in plan.to_do})
         larger = larger_after_oom(slots, reporter.failed(), plan.to_do)
         if larger:
             line = f"{counted(len(larger), 'trial')} ran out of memory; again, with twice its share"
             console.print(line, highlight=False, soft_wrap=True)
-            reporter.give_more(larger)
+            reporter.give_most(larger)
             run(larger)
     return tally
 

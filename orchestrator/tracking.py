@@ -60,7 +60,9 @@ class Mirror:
     def error(self) -> str | None:
         """After the end: what is missing in MLflow and why, if anything is."""
         missing = len(self._pending) + len(self._unchecked)
-        return f"{missing} trials are not in it whole: {self._failure}" if missing else None
+        behind = "the sweep was faster than it takes them"
+        reason = behind if self._failing_since is None else self._failure
+        return f"{missing} trials are not in it whole: {reason}" if missing else None
 
     def rows(self, trial_id: str, rows: Iterable[Row]) -> None:
         """Send new epochs. Returns at once."""
@@ -115,7 +117,7 @@ class Mirror:
                 self._send_next()
                 pause_s, self._failing_since = 0.0, None
             except Exception as error:  # whatever a tracking server does, the sweep goes on
-                self._failure = one_line(error)[:300]
+                self._failure = without_password(one_line(error))[:300]
                 self._failing_since = self._failing_since or time.monotonic()
                 pause_s = min(max(2 * pause_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                 if self._over.is_set():
@@ -178,8 +180,8 @@ def rebuild(store: ResultStore, uri: str, console: Console) -> int:
             (trial,) = store.read_rows("trials", trial_id)
             study = study_of.get(trial_id) or trial["dataset"]  # a single trial is in no study
             runs.close(study, trial, store.read_rows("epochs", trial_id))
-    except MlflowException as error:
-        text = " ".join(str(error).split())
+    except (MlflowException, ImportError) as error:  # a database's driver may not be installed
+        text = without_password(" ".join(str(error).split()))
         reason = "it doesn't answer" if "Max retries exceeded" in text else text[:300]
         raise InputError(f"MLflow at {without_password(uri)}: {reason}; try again") from error
     return len(ended)

@@ -195,7 +195,7 @@ def test_a_study_file(content: bytes) -> None:
         path.write_bytes(content)
         try:
             study = load_study(str(path))
-            check_blocks(study)
+            check_blocks(study, {})
             trials = expand(study)
         except InputError as error:
             check_refused(error)

@@ -13,7 +13,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 from uuid import uuid4
@@ -161,6 +161,8 @@ def write(path: Path, split: Pending) -> None:
     part = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")  # rename needs one filesystem
     try:
         with part.open("xb") as file:
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_EX)  # see `analysis.atomic.remove_parts`
             file.write(bytes(HEADER_BYTES))
             crc = _shape_crc(shape)
             for _, block in split.blocks():

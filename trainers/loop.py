@@ -24,7 +24,11 @@ from trainers.results import CHECKPOINTS, ResultStore
 from trainers.trainer import Diverged, Trainer
 
 Row = dict[str, Any]
-MACHINE: Final = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+# Of a file that the user's code names; any other OSError is the machine's. None: Pillow's own.
+OWN: Final = (
+    None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+    errno.EINVAL,
+)  # fmt: skip
 
 
 def run_trial(
@@ -93,10 +97,10 @@ def _own_code() -> Iterator[None]:
     """Tells what a model or a loss can't find or open from what is wrong with the machine."""
     try:
         yield
-    except (RankLostError, ConnectionError, TimeoutError):
-        raise
     except OSError as error:
-        if error.errno in MACHINE:
+        if error.errno not in OWN or isinstance(
+            error, RankLostError | ConnectionError | TimeoutError
+        ):
             raise
         raise _OwnError(one_line(error)) from error
 

@@ -46,12 +46,14 @@ def test_a_command_that_would_run_nothing_is_not_named(
     store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failed = store.add(CLASSIFICATION, status="failed", loss="bce")
-    store.study("mine", {failed: {**CLASSIFICATION, "loss": "bce"}})
+    grown = "python orchestrator/sweep.py --seeds 0 && python orchestrator/sweep.py --seeds 1"
+    store.study("mine", {failed: {**CLASSIFICATION, "loss": "bce"}}, command=grown)
     assert tables.main(["--results", str(store.root), "--table", "2"]) == 1
     _, commands = capsys.readouterr().err.split("run them with:\n")
-    assert commands.splitlines()[0] == (
-        "  python orchestrator/sweep.py --study mine --rerun failed"
-    )
+    assert commands.splitlines()[:-1] == [
+        "  python orchestrator/sweep.py --seeds 0 --rerun failed",
+        "  python orchestrator/sweep.py --seeds 1 --rerun failed",
+    ]
 
 
 @pytest.mark.parametrize("option", ["--by", "--metric"])

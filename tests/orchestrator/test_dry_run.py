@@ -56,7 +56,10 @@ def test_time_is_that_of_the_schedule(shown: list[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "line"),
     [
-        (["--cpus-per-worker", "9"], "no estimate, since this can't run here: a trial wants 9 CPU"),
+        (
+            ["--cpus-per-worker", "9"],
+            "no estimate, since it can't run here (--address asks",
+        ),
         ([], "estimated wall time: unknown; no finished trial of 2 of 2 kinds"),
         ([], "estimated disk: unknown; no trial has ended in the results"),
         (["--quiet"], "6 trials, 2 done (1 failed, 1 diverged), 4 to run"),

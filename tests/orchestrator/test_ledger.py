@@ -98,7 +98,7 @@ def test_a_broken_file_is_named(store: ResultStore, tiny: Tiny) -> None:
         read_ledger(store)
     for path in Path(store.path("trials")).glob("*.parquet"):
         path.write_bytes(b"")
-    with pytest.raises(InputError, match=r"so are others: python -m analysis\.tables") as error:
+    with pytest.raises(InputError, match=r"is not a whole .*parquet is not a whole") as error:
         read_ledger(store)
     assert "\n" not in str(error.value)
 

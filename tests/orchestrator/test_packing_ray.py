@@ -113,7 +113,7 @@ def test_out_of_memory_is_tried_once_more_with_twice_the_share(
         "ce": ("finished", 1), "wants_a_whole": ("finished", 2), "wants_more": ("failed", 2)
     }  # fmt: skip
     reason = found["wants_more"]["reason"]
-    assert reason.startswith("out of memory, with twice its share of a GPU too, at batch_size=20;")
+    assert reason.startswith("out of memory with the largest share of a GPU that it gets, at batch")
     assert reason.endswith("CUDA out of memory in 1 of a GPU)")
     process = start(tmp_path, "results", *argv, study="greedy.yaml")
     out, _ = process.communicate(timeout=240)

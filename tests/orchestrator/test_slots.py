@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.command_line import parse_args
-from orchestrator.ledger import LARGER_TOO, Cost, Ledger, kind_of
+from orchestrator.ledger import LARGEST_TOO, Cost, Ledger, kind_of
 from orchestrator.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.planning import Plan, make_plan
 from orchestrator.slots import (
@@ -233,7 +233,7 @@ def test_out_of_memory_gets_twice_the_share_once_and_others_nothing(
     [
         ("0.5", {}, True),
         ("0.5", {"attempts": 7}, True),  # from its checkpoints
-        ("0.5", {"reason": f"{LARGER_TOO} at batch_size=9"}, False),
+        ("0.5", {"reason": f"{LARGEST_TOO} at batch_size=9"}, False),
         ("0.5", {"reason": "ValueError: something else"}, False),
         ("0.5", {"status": "diverged"}, False),
         ("1", {}, False),  # there is no larger one

@@ -72,13 +72,14 @@ def test_an_exclude_that_matches_nothing_is_told() -> None:
     text = BASE + "loss: [ce, bce]\nexclude: [{loss: bce}, {loss: ce, seed: 9}]"
     study = parse_study(text, name="mine", where="mine.yaml")
     with pytest.raises(InputError, match=r"exclude \{'loss': 'ce', 'seed': 9\} matches no trial"):
-        check_blocks(study)
+        check_blocks(study, {})
+    check_blocks(study, {"seed": [8, 9]})  # what is asked for has it
 
 
 def test_what_the_command_line_completes_is_no_mistake() -> None:
     text = "dataset: digits\nloss: ce\noptimizer: sgd\nresources: [{model: mlp, workers: 2}]"
     study = parse_study(text, name="mine", where="mine.yaml")
-    check_blocks(study)
+    check_blocks(study, {"model": "mlp"})
     (config,) = expand(override(study, {"model": "mlp"})).values()
     assert study.slot(config) == Slot(workers=2)
 

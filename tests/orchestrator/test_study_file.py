@@ -68,6 +68,12 @@ def test_what_carries_on_does_not_begin_again(argv: list[str]) -> None:
     [
         ("postgresql://me:s3cret%40@host/db", "postgresql://me:***@host/db"),
         ("http://me:pass:word@host:5000", "http://me:***@host:5000"),
+        ("postgresql://me:s3/c@ret@host/db", "postgresql://me:***@host/db"),
+        ("https://t0ken@host/x", "https://***@host/x"),
+        (
+            "postgresql://host/db?user=me&password=s3cret",
+            "postgresql://host/db?user=me&password=***",
+        ),
         ("sqlite:////home/a:b@c/mlflow.db", "sqlite:////home/a:b@c/mlflow.db"),
         ("http://host:5000/a@b", "http://host:5000/a@b"),
     ],

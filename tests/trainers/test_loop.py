@@ -282,6 +282,8 @@ def test_an_error_is_failed_with_its_reason(tiny: Tiny, store: ResultStore) -> N
         (FileNotFoundError(errno.ENOENT, "No such file", "weights.pt"), True),
         (UnidentifiedImageError("cannot identify image file"), True),
         (OSError(errno.ENOSPC, "No space left on device"), False),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), False),
+        (TimeoutError("no answer"), False),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),
         (RankLostError("a rank is gone"), False),
     ],
