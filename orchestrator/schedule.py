@@ -250,6 +250,14 @@ def _trial_id(trial: "Trial") -> str:
     return trial.config["job"]["trial_id"]
 
 
+@contextmanager
+def _ended_if_full(asked: interrupt.Interrupt) -> Iterator[None]:
+    try:
+        yield
+    except WriteError as full:
+        asked.end(full)
+
+
 def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> Any:
     from ray import tune
 
@@ -285,7 +293,7 @@ def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> A
                 self._has_got_on(trial, result["rows"][-1]["epoch"])
                 self._listener.rows(_trial_id(trial), result["rows"])
             if "trial" in result:
-                with self._ended_if_full():
+                with _ended_if_full(asked):
                     self._listener.ended(result["trial"])
             if "stopped" in result:
                 asked.stopped(trial)
@@ -296,15 +304,8 @@ def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> A
             cause = getattr(trial.get_pickled_error(), "cause", None)
             if isinstance(cause, WriteError):  # not its fault: every trial would end so
                 asked.end(cause)
-            with self._ended_if_full():
+            with _ended_if_full(asked):
                 self._listener.lost(_trial_id(trial), error)
-
-        @contextmanager
-        def _ended_if_full(self) -> Iterator[None]:
-            try:
-                yield
-            except WriteError as full:
-                asked.end(full)
 
         def _has_got_on(self, trial: "Trial", epoch: int) -> None:
             """A trial that gets further has all its tries again: its machines fail, not itself."""

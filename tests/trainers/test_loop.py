@@ -1,7 +1,6 @@
 """A trial from its first row to its last: resume, failure, and what lands in the store."""
 
 import contextlib
-import errno
 import io
 import os
 import signal
@@ -15,17 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import UnidentifiedImageError
 
 from analysis.lease import LeaseLostError
 from analysis.schema import ALPHA_BIAS, BIAS_METRICS, SPLIT_METRICS, WEIGHT_METRICS
 from trainers import checkpoint
 from trainers.config import TrialConfig
 from trainers.data import load_data
-from trainers.distributed import RankLostError, Ranks
+from trainers.distributed import Ranks
 from trainers.loop import run_trial
 from trainers.metrics import from_features
-from trainers.registry import LOSSES, one_line
+from trainers.registry import LOSSES
 from trainers.results import CHECKPOINTS, ResultStore
 from trainers.trainer import Trainer
 
@@ -274,40 +272,6 @@ def test_an_error_is_failed_with_its_reason(tiny: Tiny, store: ResultStore) -> N
     assert (trial["status"], trial["epochs_done"]) == ("failed", 0)
     assert "model_kwargs={'width': 3} don't fit resnet18" in trial["reason"]
     assert trial["traceback"] is None  # the sentence is all there is to say of a user's mistake
-
-
-@pytest.mark.parametrize(
-    ("error", "is_its_own"),
-    [
-        (FileNotFoundError(errno.ENOENT, "No such file", "weights.pt"), True),
-        (UnidentifiedImageError("cannot identify image file"), True),
-        (OSError(errno.ENOSPC, "No space left on device"), False),
-        (OSError(errno.ENOMEM, "Cannot allocate memory"), False),
-        (TimeoutError("no answer"), False),
-        (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), False),
-        (RankLostError("a rank is gone"), False),
-    ],
-)
-def test_what_a_loss_can_not_open_is_the_trials_fault_and_not_the_machines(
-    tiny: Tiny,
-    store: ResultStore,
-    monkeypatch: pytest.MonkeyPatch,
-    error: OSError,
-    is_its_own: bool,
-) -> None:
-    def train_epoch(self: Trainer, epoch: int) -> dict[str, Any]:
-        raise error
-
-    monkeypatch.setattr(Trainer, "train_epoch", train_epoch)
-    if is_its_own:
-        run(tiny(), store)
-        (trial,) = store.read_rows("trials", tiny().trial_id)
-        assert (trial["status"], trial["reason"]) == ("failed", one_line(error))
-        assert ", in train_epoch\n    raise error\n" in trial["traceback"]
-    else:
-        with pytest.raises(type(error)):
-            run(tiny(), store)
-        assert store.read_rows("trials", tiny().trial_id)[0]["status"] == "running"
 
 
 @pytest.mark.parametrize(
