@@ -176,7 +176,9 @@ class Block:
         sizes = sorted({cell.finished for _, cell in self.cells(fields)})
         n = str(sizes[0]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         missing = int((self.trials["status"] != FINISHED).sum())
-        return f"n={n} seeds" + (f" ({missing} planned trials not finished)" if missing else "")
+        seeds = f"n={n} seed{'s' * (n != '1')}"
+        trials = f"{missing} planned trial{'s' * (missing != 1)} not finished"
+        return f"{seeds} ({trials})" if missing else seeds
 
     def cell(self, **config: object) -> "Cell":
         """The cell of the trials with these config values, like `optimizer="sgd", loss="ce"`.

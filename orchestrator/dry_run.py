@@ -35,7 +35,7 @@ def show_plan(
     """Print what would happen on these nodes. By print: rich takes seconds for 10,000 lines."""
     if not args.quiet:
         _list_trials(plan)
-    print(f"{len(plan.trials)} trials, {_done(plan)}, {len(plan.to_do)} to run")
+    print(f"{counted(len(plan.trials), 'trial')}, {_done(plan)}, {len(plan.to_do)} to run")
     if plan.to_do:
         print(*_kinds(plan, nodes), *_estimates(plan, args, store, nodes), sep="\n")
 
@@ -97,7 +97,8 @@ def _estimates(
     try:
         check_fits(slots.values(), nodes)
     except InputError as error:
-        yield f"no estimate, since it can't run here (--address asks a cluster): {error}"
+        yield f"estimated wall time: none here (--address auto asks the running cluster): {error}"
+        yield _disk(plan, store)
         return
     costs = plan.ledger.costs
     seconds = {
@@ -120,7 +121,8 @@ def _estimates(
             f"from the time per epoch of {_basis(plan)}"
         )
         yield _use(slots, seconds)
-    yield from _disk(plan, store, together)
+    yield _disk(plan, store)
+    yield from _checkpoints(plan, together)
 
 
 def _basis(plan: Plan) -> str:
@@ -139,25 +141,23 @@ def _use(slots: Mapping[str, Slot], seconds: Mapping[str, float]) -> str:
     return f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
 
 
-def _disk(plan: Plan, store: ResultStore, together: int) -> Iterator[str]:
-    """What results and checkpoints will take: by the results that are there, or by a probe."""
-    costs = {kind: plan.ledger.probed.get(kind) for kind in plan.kinds}
-    probed = {
-        i: cost.results_bytes
-        for kind, cost in costs.items()
-        for i in plan.kinds[kind]
-        if cost and cost.results_bytes
-    }
-    ended = sum(plan.ledger.status(i) != "running" for i in plan.ledger.rows)
-    if ended:
-        more = _stored_bytes(store) / ended * len(plan.to_do)
-        yield f"estimated disk: {_megabytes(more)} of results, as the {ended} trials there took"
-    elif len(probed) == len(plan.to_do):
-        yield f"estimated disk: {_megabytes(sum(probed.values()))} of results"
-    else:
-        yield "estimated disk: unknown; no trial has ended in the results, and --probe tells it too"
-    largest = max((cost.checkpoint_bytes or 0 for cost in costs.values() if cost), default=0)
-    if largest:
+def _disk(plan: Plan, store: ResultStore) -> str:
+    """What the results will take: by the results that are there, or by a probe."""
+    if finished := sum(plan.ledger.status(i) == "finished" for i in plan.ledger.rows):
+        more = _stored_bytes(store) / finished * len(plan.to_do)
+        took = f"as the {counted(finished, 'finished trial')} there took"
+        return f"estimated disk: {_megabytes(more)} of results, {took}"
+    costs = ((plan.ledger.probed.get(kind), len(ids)) for kind, ids in plan.kinds.items())
+    sizes = [cost.results_bytes * count for cost, count in costs if cost and cost.results_bytes]
+    if len(sizes) == len(plan.kinds):
+        return f"estimated disk: {_megabytes(sum(sizes))} of results"
+    return "estimated disk: unknown; no trial has finished in the results, and --probe tells it too"
+
+
+def _checkpoints(plan: Plan, together: int) -> Iterator[str]:
+    """What checkpoints take while so many trials run together, as a probe says."""
+    costs = (plan.ledger.probed.get(kind) for kind in plan.kinds)
+    if largest := max((cost.checkpoint_bytes or 0 for cost in costs if cost), default=0):
         most = KEPT * largest * together
         yield f"  and while it runs {_megabytes(most)} of checkpoints, {KEPT} of each running trial"
 

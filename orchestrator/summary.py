@@ -14,7 +14,7 @@ from rich.markdown import Markdown
 
 from orchestrator.ledger import Ledger
 from orchestrator.planning import Plan
-from orchestrator.progress import axes_of, describe
+from orchestrator.progress import axes_of, counted, describe
 from orchestrator.study_file import continue_command
 from trainers.config import TrialConfig
 from trainers.results import ResultStore
@@ -39,8 +39,9 @@ def show_summary(
     before = sum(plan.ledger.status(i) == "finished" for i in plan.trials if i not in left)
     for line in bad_trials(bad, plan.trials):
         print(line)
+    all_of_them = counted(len(plan.trials), "trial")
     counts = {
-        "finished": f"{ended['finished']} of {len(plan.trials)} trials ({before} before)",
+        "finished": f"{ended['finished']} of {all_of_them} ({before} before)",
         "failed": f"{ended['failed']}, diverged {ended['diverged']}",
     }
     print(in_lines({**counts, **facts}))

@@ -197,8 +197,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         for name, configs in plan.studies.items():
             write_plan(store, name, configs, args.argv)
         console.print(
-            f"{', '.join(plan.studies)}: {len(plan.trials)} trials, {plan.done} done before, "
-            f"{len(plan.to_do)} to run, into {args.results}"
+            f"{', '.join(plan.studies)}: {counted(len(plan.trials), 'trial')}, {plan.done} done "
+            f"before, {len(plan.to_do)} to run, into {args.results}"
             + (f", on {resources(nodes)}" if nodes else ""),
             highlight=False,
             markup=False,
@@ -220,7 +220,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
 
 def _dry_run(plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console) -> None:
     """Show the plan; of a cluster only where one is named, or to measure on it."""
-    if not plan.to_do or not (args.probe or args.address not in (None, schedule.LOCAL)):
+    named = (args.address or os.environ.get("RAY_ADDRESS")) not in (None, "", schedule.LOCAL)
+    if not plan.to_do or not (args.probe or named):
         show_plan(plan, args, store, this_machine())
     else:
         if args.probe:

@@ -62,7 +62,7 @@ class Mirror:
         missing = len(self._pending) + len(self._unchecked)
         behind = "the sweep was faster than it takes them"
         reason = behind if self._failing_since is None else self._failure
-        return f"{missing} trials are not in it whole: {reason}" if missing else None
+        return f"{counted(missing, 'trial')} not in it whole: {reason}" if missing else None
 
     def rows(self, trial_id: str, rows: Iterable[Row]) -> None:
         """Send new epochs. Returns at once."""

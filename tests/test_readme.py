@@ -135,6 +135,7 @@ def test_what_reads_results(folder: Path, monkeypatch: pytest.MonkeyPatch) -> No
     for module, *words in [*(each for each in typed if each not in last), *last]:
         argv = words[: words.index(">")] if ">" in words else words
         monkeypatch.setattr("sys.argv", [module, *argv])
+        monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of one that is there
         code = 0
         try:
             runpy.run_module(module, run_name="__main__", alter_sys=True)

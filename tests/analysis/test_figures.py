@@ -75,7 +75,7 @@ def test_fig2_has_a_row_per_optimizer_and_counts_missing_trials(store: Store) ->
     _, figure = _only(figures.build_figures(load_results(store.root), 2))
     titles = [ax.get_title() for ax in figure.axes]
     assert [title.split(":")[0] for title in titles] == ["SGD"] * 3 + ["AdamW"] * 3
-    assert "n=1 to 2 seeds (1 planned trials not finished)" in figure.get_suptitle()
+    assert "n=1 to 2 seeds (1 planned trial not finished)" in figure.get_suptitle()
 
 
 def test_fig3_draws_theory_and_biases(store: Store) -> None:

@@ -58,10 +58,10 @@ def test_time_is_that_of_the_schedule(shown: list[str]) -> None:
     [
         (
             ["--cpus-per-worker", "9"],
-            "no estimate, since it can't run here (--address asks",
+            "estimated wall time: none here (--address auto asks",
         ),
         ([], "estimated wall time: unknown; no finished trial of 2 of 2 kinds"),
-        ([], "estimated disk: unknown; no trial has ended in the results"),
+        ([], "estimated disk: unknown; no trial has finished in the results"),
         (["--quiet"], "6 trials, 2 done (1 failed, 1 diverged), 4 to run"),
     ],
 )
@@ -100,7 +100,7 @@ def test_disk_counts_trials_and_not_files(
     (merged,) = (tmp_path / "results" / "trials").iterdir()
     show_plan(make_plan(args, store), args, store, BOX)
     size = f"{merged.stat().st_size / 1e6:,.3g} MB"  # of three trials there, and of three to run
-    told = f"estimated disk: {size} of results, as the 3 trials there took"
+    told = f"estimated disk: {size} of results, as the 3 finished trials there took"
     assert told in capsys.readouterr().out
 
 

@@ -84,7 +84,7 @@ def test_a_rerun_trains_anew_to_the_same_numbers(
     out = finish(start(home, "again", *one))
     first = rows(home / "again")
     out = finish(start(home, "again", *one, "--rerun", "all"))
-    assert "1 trials, 0 done before, 1 to run" in out
+    assert "1 trial, 0 done before, 1 to run" in out
     second = rows(home / "again")
     assert second["trials"][0]["started_at"] > first["trials"][0]["started_at"]
     for table in TABLES:

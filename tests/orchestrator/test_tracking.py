@@ -249,7 +249,7 @@ def test_a_server_that_is_down_or_hangs_holds_nothing_up(
                 assert time.monotonic() - begin < 1  # the sweep's own thread is not held up
             assert time.monotonic() - begin < 10
             assert mirror.error
-            assert mirror.error.startswith("1 trials are not in it whole: ")
+            assert mirror.error.startswith("1 trial not in it whole: ")
         hangs.set()
 
 
