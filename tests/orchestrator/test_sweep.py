@@ -140,6 +140,18 @@ def test_a_dry_run_shows_the_plan_and_touches_nothing(
     assert sorted(somewhere.rglob("*")) == before
 
 
+def test_a_dry_run_asks_the_cluster_that_the_environment_names(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    argv = ["--study", "tiny.yaml", "--dry-run"]
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert sweep.main(argv) == 2
+    assert "no Ray cluster answers at 127.0.0.1:1" in capsys.readouterr().err
+    assert sweep.main([*argv, "--address", "local"]) == 0
+    monkeypatch.setenv("RAY_ADDRESS", "")
+    assert sweep.main(argv) == 0
+
+
 def test_a_plan_of_several_studies_holds_common_trials_once() -> None:
     args = parse_args(["--study", "bias_decay", "--study", "full", "--limit", "30"])
     plan = make_plan(args, ResultStore("results"))
