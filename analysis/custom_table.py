@@ -55,17 +55,28 @@ def _line(
 ) -> Line:
     labels = [shown(value) for value in values]
     where = " ".join(f"{name}={label}" for name, label in zip(by, labels, strict=True))
-    cell = _cell(rows, where)
+    cell = _cell(rows, where, by)
     identity = {"table": "by", **dict(zip(by, labels, strict=True))}
     entries: list[Entry] = [measured(cell, quantity, identity, where) for quantity in quantities]
     return labels, entries
 
 
-def _cell(rows: pd.DataFrame, where: str) -> Cell:
+def _cell(rows: pd.DataFrame, where: str, by: Sequence[str]) -> Cell:
     mixed = setting_apart(rows)
     if mixed:
+        enough = " ".join((*by, *_enough(rows, mixed)))
         raise ResultsError(
             f"trials of the row {where} differ in {', '.join(mixed)}, which would be averaged "
-            f"over; add --by {' '.join(mixed)}"
+            f"over; use --by {enough}"
         )
     return as_cell(rows)
+
+
+def _enough(rows: pd.DataFrame, names: Sequence[str]) -> list[str]:
+    """Of these fields, as few as tell the same rows apart; an optimizer's lr follows from it."""
+    kept, number = list(names), len(rows[[*names]].drop_duplicates())
+    for name in reversed(names):
+        fewer = [each for each in kept if each != name]
+        if fewer and len(rows[fewer].drop_duplicates()) == number:
+            kept = fewer
+    return kept

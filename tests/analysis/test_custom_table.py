@@ -28,6 +28,21 @@ def test_any_axis_and_metric(store: Store, capsys: pytest.CaptureFixture[str]) -
     assert table["records"][0]["trial_ids"] == ["000000000000", "000000000001"]
 
 
+def test_what_is_advised_is_enough_and_no_more(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for optimizer, lr in (("sgd", 0.1), ("adamw", 0.001)):
+        for rotation in (0.0, 15.0):
+            config = {**CLASSIFICATION, "optimizer": optimizer, "lr": lr, "rotation": rotation}
+            store.add(config, {"accuracy_test": 0.5})
+    argv = ["--results", str(store.root), "--metric", "accuracy_test", "--by"]
+    assert tables.main([*argv, "loss"]) == 2
+    error = capsys.readouterr().err
+    assert "differ in optimizer, lr, rotation, which" in error
+    assert error.endswith("; use --by loss optimizer rotation\n")
+    assert tables.main([*argv, "loss", "optimizer", "rotation"]) == 0
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
