@@ -11,9 +11,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from analysis import paper
-from analysis.cells import FINISHED, Block, Cell, in_order
+from analysis.cells import FINISHED, Block, Cell, in_order, theory_trials
 from analysis.drawing import LOSS_STYLE, add_legend, new_figure, tidy
-from analysis.minima import LOSSES
 from analysis.names import loss_name, optimizer_name
 from analysis.theory_table import setting_of
 
@@ -84,10 +83,9 @@ def _draw_band(ax: Axes, curves: pd.DataFrame, color: str, *, marker: str, dashe
 
 def _draw_limit(ax: Axes, cell: Cell, color: str) -> None:
     """NC2 at the minimum of Eq. (3), which is not zero where W and the features share a mean."""
-    trial = cell.trials.iloc[0]
-    if trial["loss"] not in LOSSES or not trial["lambda_w"] * trial["lambda_h"] > 0:
+    if theory_trials(cell.trials).empty:
         return
-    nc2 = setting_of(trial).minimum().nc2
+    nc2 = setting_of(cell.trials.iloc[0]).minimum().nc2
     if nc2 > 0:
         ax.axhline(nc2, color=color, linestyle=":", linewidth=1.2)
 

@@ -27,10 +27,12 @@ from analysis.render import STYLE, Table, html_figure, page
 from analysis.schema import STATUSES
 from analysis.tables import build_tables
 from analysis.theory import build_table as build_theory
-from analysis.verdicts import FAILS, HOLDS, OPEN, UNTESTED, verdict_table, verdicts
+from analysis.verdicts import FAILS, HOLDS, NOT_REACHED, OPEN, UNTESTED, verdict_table, verdicts
 
 _MOST_FAILURES = 200  # listed one by one
-_BADGES = {HOLDS: "holds", FAILS: "fails", OPEN: "open", UNTESTED: "untested"}
+_BADGES = {
+    HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_REACHED: "open", UNTESTED: "untested"
+}  # fmt: skip
 _STYLE = (
     STYLE
     + """

@@ -171,7 +171,8 @@ def _is_at_minimum(trial: pd.Series) -> bool:
     pairs = [(trial["s_pos_mean_train"], point.s_pos), (trial["s_neg_mean_train"], point.s_neg)]
     if trial["loss"] == "bce":
         pairs.append((trial["bias_mean"], point.bias))
-    return all(abs(value - target) <= NEAR * abs(target) for value, target in pairs)
+    least = NEAR * (point.s_pos - point.s_neg)  # for two classes BCE's bias is zero
+    return all(abs(value - target) <= NEAR * max(abs(target), least) for value, target in pairs)
 
 
 def _cell_lines(block: Block, cell: Cell) -> Iterator[Line]:

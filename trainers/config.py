@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from trainers.backbones import check_model
 from trainers.datasets import find_dataset
-from trainers.recipes import RECIPES, Schedule, check_optimizer
+from trainers.recipes import COSINE_END, RECIPES, Schedule, check_optimizer
 from trainers.registry import LOSSES, InputError, unknown
 
 Augment = Literal["none", "da1", "da1+da2"]
@@ -173,6 +173,11 @@ class TrialConfig(BaseModel):
             )
 
     def _check_schedule(self) -> None:
+        if self.schedule == "cosine" and self.lr is not None and self.lr < COSINE_END:
+            raise InputError(
+                f"lr={self.lr:g} is below {COSINE_END:g}, where schedule=cosine ends; use "
+                "schedule=constant"
+            )
         if self.warmup_epochs >= self.epochs:
             raise InputError(
                 f"warmup_epochs={self.warmup_epochs} must be less than epochs={self.epochs}"

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, optim
 
 from trainers.config import TrialConfig
+from trainers.recipes import COSINE_END
 from trainers.registry import InputError
 
 STEP_AT = (30, 60, 80)  # percent of all epochs: the paper's 30, 60 and 80 of 100
 STEP_FACTOR = 0.2
-COSINE_END = 1e-5
 
 # The paper's, and the one for free features; any other name is timm's.
 _TORCH: Final[Mapping[str, type[optim.Optimizer]]] = {

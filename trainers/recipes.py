@@ -5,6 +5,7 @@ from typing import Final, Literal, NamedTuple
 from trainers.registry import InputError, unknown
 
 Schedule = Literal["step", "cosine", "constant"]
+COSINE_END: Final = 1e-5
 
 
 class Recipe(NamedTuple):

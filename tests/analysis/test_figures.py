@@ -1,5 +1,6 @@
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -66,6 +67,15 @@ def test_fig2_draws_where_nc2_ends_with_bce(store: Store) -> None:
     *_, dashed, dotted = figure.axes[1].get_lines()
     assert dashed.get_linestyle() == "--"
     assert np.asarray(dotted.get_ydata())[0] == pytest.approx(minimum("bce", 10, 12.8, L, L, L).nc2)
+
+
+@pytest.mark.parametrize(
+    "other", [{"imbalance": 20.0}, {"loss_kwargs": '{"pos_weight": 2}'}, {"lambda_h": 0.0}]
+)
+def test_fig2_draws_no_end_where_none_is_predicted(store: Store, other: dict[str, Any]) -> None:
+    store.add({**COLLAPSE, **other}, _curve(1.0), loss="bce")
+    _, figure = _only(figures.build_figures(load_results(store.root), 2))
+    assert [line.get_linestyle() for line in figure.axes[1].get_lines()] == ["-", "--"]
 
 
 def test_fig2_has_a_row_per_optimizer_and_counts_missing_trials(store: Store) -> None:

@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from analysis.load import load_results
-from analysis.verdicts import FAILS, HOLDS, OPEN, UNTESTED, Verdict, verdicts
+from analysis.minima import minimum
+from analysis.verdicts import FAILS, HOLDS, NOT_REACHED, OPEN, UNTESTED, Verdict, verdicts
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 
 NAMES: tuple[str, ...] = ("nc1_train", "nc2_centered_train", "nc3_train")
@@ -60,7 +61,7 @@ def test_the_model_without_a_network_ends_at_the_minimum(store: Store) -> None:
 def test_collapse_and_biases(store: Store) -> None:
     reached = {"nc1_train": 1e-4, "nc2_centered_train": 0.01, "nc3_train": 0.01}
     scores = {"s_neg_mean_train": -2.05, "s_pos_mean_train": 7.81}
-    store.add(COLLAPSE, {**reached, "bias_mean": 0.01})
+    store.add(COLLAPSE, {**reached, "bias_mean": 0.01, "bias_std": 0.02})
     store.add(COLLAPSE, {**reached, **scores, "bias_mean": 3.5}, loss="bce")  # of 3.578: -2 %
     found = _found(store)
     assert found["Both losses end in neural collapse"].verdict == HOLDS
@@ -71,10 +72,47 @@ def test_collapse_and_biases(store: Store) -> None:
         "on average -2 % off, from -2 % to -2 %",
     )
     assert found["BCE: the bias lies between the negative and the positive scores"].verdict == HOLDS
-    store.add(COLLAPSE, {**reached, "nc1_train": 0.5, "bias_mean": 0.2}, seed=1)
+    store.add(COLLAPSE, {**reached, "nc1_train": 0.5, "bias_mean": 0.2, "bias_std": 0.0}, seed=1)
     found = _found(store)
     assert found["Both losses end in neural collapse"].verdict == OPEN
     assert found["CE with λ_b > 0: the biases vanish"].verdict == OPEN
+
+
+@pytest.mark.parametrize(
+    ("start", "mean", "std", "verdict"),
+    [
+        (0.0, 0.001, 0.05, HOLDS),
+        (0.0, 0.001, 0.6, NOT_REACHED),  # the mean stays where it began, whatever the rest does
+        (10.0, 9.8, 0.3, NOT_REACHED),  # where it began counts as well
+        (10.0, 0.06, 0.05, HOLDS),
+        (10.0, 0.08, 0.08, NOT_REACHED),
+    ],
+)
+def test_all_of_ce_s_biases_must_vanish(
+    store: Store, start: float, mean: float, std: float, verdict: str
+) -> None:
+    store.add(COLLAPSE, {"bias_mean": mean, "bias_std": std}, bias_init_mean=start)
+    found = _found(store)["CE with λ_b > 0: the biases vanish"]
+    assert found.verdict == verdict
+    size = f"{math.sqrt(mean**2 + std**2):.2g}"
+    assert found.effect.endswith(f"median {size}, largest {size}")
+
+
+def test_with_two_classes_bce_s_bias_is_predicted_to_be_zero(store: Store) -> None:
+    config = {**COLLAPSE, "num_classes": 2}
+    gap = 2 * minimum("bce", 2, 64, 5e-4, 5e-4, 5e-4).s_pos  # s_neg = -s_pos
+    claim = "BCE: the biases end at the predicted minimum of Eq. (3)"
+    for seed, tenths in enumerate((0.05, -0.08)):  # of a tenth of the gap
+        store.add(config, {"bias_mean": tenths * gap / 10}, loss="bce", seed=seed)
+    found = _found(store)[claim]
+    assert (found.verdict, found.effect) == (HOLDS, "on average -2 % off, from -8 % to +5 %")
+    store.add(config, {"bias_mean": 0.02 * gap}, loss="bce", seed=2)
+    assert _found(store)[claim].verdict == OPEN
+
+
+def test_a_training_that_is_not_there_yet_refutes_nothing(store: Store) -> None:
+    store.add(COLLAPSE, dict.fromkeys(NAMES, 0.9))
+    assert _found(store)["Both losses end in neural collapse"].verdict == NOT_REACHED
 
 
 @pytest.mark.parametrize(("sign", "verdict"), [(1, HOLDS), (-1, FAILS)])

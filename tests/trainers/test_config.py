@@ -85,6 +85,10 @@ def test_every_field_is_a_column() -> None:
         ({"lambda_b": -1}, "^lambda_b=-1 must be greater than or equal to 0"),
         ({"lambda_w": float("nan")}, "^lambda_w=nan must be"),
         ({"lr": 0}, "^lr=0 must be greater than 0"),
+        (
+            {"lr": 9e-6, "schedule": "cosine"},
+            "^lr=9e-06 is below 1e-05, where schedule=",
+        ),
         ({"lr": "fast"}, "^lr='fast' must be a valid number"),
         ({"epochs": 0}, "^epochs=0 must be greater"),
         ({"epochs": 1.5}, "^epochs=1.5 must be a valid integer"),

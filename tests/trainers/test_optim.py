@@ -31,6 +31,7 @@ def test_cosine_starts_at_lr_and_ends_at_1e_5(tiny: Tiny) -> None:
     assert learning_rate(config, 51) == pytest.approx((0.001 + 1e-5) / 2)
     assert learning_rate(config, 101) == pytest.approx(1e-5)
     assert learning_rate(tiny(optimizer="adamw", epochs=1), 1) == 0.001
+    assert learning_rate(tiny(schedule="cosine", lr=1e-5, epochs=9), 5) == 1e-5
 
 
 def test_constant(tiny: Tiny) -> None:
