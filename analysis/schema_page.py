@@ -41,9 +41,9 @@ the Parquet files and `studies/` can't be made again.
 
 The schema's version, {SCHEMA_VERSION}, is in every file's metadata, and so are each column's unit
 and description. Metrics are of float64 and exact; how each is computed is in
-[metrics.md](metrics.md). NaN is a metric that isn't defined there (cosines where a class has no
-sample), null one that wasn't measured (an epoch without evaluation, a test set that doesn't
-exist).
+[metrics.md](metrics.md). Null is a metric that wasn't measured (an epoch without evaluation, a test
+set that doesn't exist), or that is no finite number there (cosines where a class has no sample,
+`cdnv` of class means that coincide).
 """
 ABOUT = {
     "trials": "One row a trial: its config, its end, where and with what it ran. Written when it "

@@ -17,6 +17,7 @@ from analysis.entries import (
     assemble,
     measured,
 )
+from analysis.families import short
 from analysis.free_model import numeric_minimum
 from analysis.minima import (
     Minimum,
@@ -116,7 +117,8 @@ class Setting:
     @property
     def label(self) -> str:
         """The setting in a table, without lambda_b, which has a column of its own."""
-        return f"K={self.K} n={self.n:g} λ_W={self.lambda_w:g} λ_H={self.lambda_h:g}"
+        lambdas = f"λ_W={short(self.lambda_w)} λ_H={short(self.lambda_h)}"
+        return f"K={self.K} n={self.n:g} {lambdas}"
 
 
 def setting_of(trial: pd.Series) -> Setting:
@@ -183,7 +185,7 @@ def _cell_lines(block: Block, cell: Cell) -> Iterator[Line]:
         block.dataset,
         block.label,
         setting.label,
-        f"{setting.lambda_b:g}",
+        short(setting.lambda_b),
         f"{trial['bias_init_mean']:g}",
         optimizer_name(str(trial["optimizer"])),
         loss_name(setting.loss),

@@ -60,6 +60,7 @@ def build_model(args: argparse.Namespace, channels: int) -> nn.Module:
     model = timm.create_model("resnet18", num_classes=10, channels=args.channels)
     width: int = model.conv1.out_channels  # pyright: ignore
     model.conv1 = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's
     model.maxpool = nn.Identity()
     return model
 

@@ -88,7 +88,7 @@ def _of_one(
     has = f"{facts['cpus']} cores, {facts['memory_gib']:.0f} GiB, {len(facts['gpus'])} GPUs"
     yield Check(address, "machine", has)
     if facts["silent"]:
-        to_do = "open the network between the machines; docs/cluster.md lists the ports"
+        to_do = "open the network between the machines; docs/cluster.md says how"
         yield Check(address, "network", f"can't reach {', '.join(facts['silent'])}", to_do)
     if folder:
         to_do = f"mount the head's {folder} there" if not is_head else f"make {folder} writable"

@@ -15,7 +15,7 @@ from rich.table import Table
 from orchestrator.eta import Left
 from orchestrator.expected import beside_expected
 from orchestrator.tally import Row, State, Tally
-from trainers.config import TrialConfig
+from trainers.config import DEFAULT_LAMBDA, TrialConfig
 
 MARKS: Final = {
     "finished": "[green]✓[/]",
@@ -194,7 +194,7 @@ def describe(config: TrialConfig, axes: Iterable[str] = ()) -> str:
     parts = [config.dataset, config.model, config.loss, config.optimizer]
     if config.augment != "none":
         parts.append(config.augment)
-    if config.lambda_b is not None and (config.lambda_b != 5e-4 or config.bias_init_mean):
+    if config.lambda_b is not None and (config.lambda_b != DEFAULT_LAMBDA or config.bias_init_mean):
         parts.append(f"λ_b={config.lambda_b:g} bias_init_mean={config.bias_init_mean:g}")
     parts += [f"{name}={getattr(config, name)}" for name in axes]
     return " ".join((*parts, f"seed={config.seed}"))

@@ -13,14 +13,16 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import duckdb
+import pandas as pd
 import polars
 import pytest
 import torch
 
+from analysis.cells import setting_apart
 from analysis.command_line import Parser
 from orchestrator.command_line import parse_args
 from orchestrator.planning import make_plan
-from orchestrator.study import expand, parse_study
+from orchestrator.study import expand, load_study, parse_study
 from tests.analysis.recorded_store import CLASSIFICATION, Store
 from tests.commands import BLOCK, DOCUMENTS, OTHERS, ROOT, commands
 from trainers.results import ResultStore
@@ -139,6 +141,16 @@ def test_studies_are_studies() -> None:
             assert expand(study), text
         whole += 1
     assert whole >= 4
+
+
+def test_the_axes_of_the_readmes_table_are_enough_for_its_sweeps() -> None:
+    ours = (each.words for each in commands() if each.document == "README")
+    (words,) = (words for words in ours if "--by" in words)
+    by = words[words.index("--by") + 1 : words.index("--metric")]
+    trials = expand(load_study("digits")) | expand(load_study("ufm"))
+    frame = pd.DataFrame([config.row() for config in trials.values()])
+    for values, rows in frame.groupby(by, dropna=False):
+        assert setting_apart(rows) == [], values
 
 
 def test_python_is_python() -> None:

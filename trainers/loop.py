@@ -116,8 +116,8 @@ def _reason(error: Exception, config: TrialConfig) -> str:
         )
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
         return (
-            f"out of memory at batch_size={config.batch_size}; use a smaller one, more workers for "
-            f"a trial, or fewer trials on a device ({text})"
+            f"out of memory at batch_size={config.batch_size}; use more workers for a trial, or "
+            f"fewer trials on a device ({text})"
         )
     return text
 

@@ -26,8 +26,8 @@ def test_measured_beside_minimum_and_theorem2(store: Store) -> None:
     store.add(COLLAPSE, BCE, loss="bce")
     store.add(COLLAPSE, {**BCE, "s_pos_mean_train": 8.0}, loss="bce", seed=1)
     table = theory.build_table(load_results(store.root))
-    assert table.rows[0][:5] == ("0.0005", "0", "SGD", "BCE", "measured")
-    setting = "K=10 n=12.8 λ_W=0.0005 λ_H=0.0005"
+    assert table.rows[0][:5] == ("5e-4", "0", "SGD", "BCE", "measured")
+    setting = "K=10 n=12.8 λ_W=5e-4 λ_H=5e-4"
     shared = f"in all rows: Dataset cifar10, Model resnet18, Setting {setting}"
     assert shared in table.notes
     points = _points(table)

@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,7 @@ class TestSlurm:
             (bin_ / name).chmod(0o755)
         (bin_ / "activate").write_text(f"PATH={bin_}:$PATH\n")
 
-        def run(sweep: str, *argv: str, nodes: int = 2) -> tuple[int, list[str]]:
+        def run(sweep: str, *argv: str, nodes: int = 2, seconds: int = 90) -> tuple[int, list[str]]:
             calls = tmp_path / "calls"
             environment = {
                 "PATH": os.environ["PATH"], "HOME": str(tmp_path), "CALLS": str(calls),
@@ -229,9 +230,12 @@ class TestSlurm:
                 "SLURM_JOB_NUM_NODES": str(nodes), "SLURM_CPUS_PER_TASK": "32",
                 "SLURM_GPUS_ON_NODE": "8",
             }  # fmt: skip
-            script = [str(FOLDER / "slurm.sbatch"), *argv]
+            script = tmp_path / "slurm.sbatch"
+            text = (FOLDER / "slurm.sbatch").read_text()
+            assert "(sleep 90 && kill" in text
+            script.write_text(text.replace("(sleep 90", f"(sleep {seconds}"))
             done = subprocess.run(
-                ["bash", *script], env=environment, capture_output=True, text=True
+                ["bash", str(script), *argv], env=environment, capture_output=True, text=True
             )
             assert done.stderr == "", done.stderr
             return done.returncode, calls.read_text().splitlines()
@@ -266,3 +270,14 @@ class TestSlurm:
         code, calls = run(body)
         assert code == 130
         assert "scontrol requeue 123" in calls
+
+    def test_an_epoch_that_does_not_end_in_time_is_given_up(self, run: Callable) -> None:
+        body = (
+            "asked() { ((++n < 2)) || exit 130; }; trap asked TERM; kill -TERM $PPID; "
+            "for _ in $(seq 100); do sleep 0.1; done"
+        )
+        begin = time.monotonic()
+        code, calls = run(body, seconds=1)
+        assert code == 130
+        assert "scontrol requeue 123" in calls
+        assert 1 <= time.monotonic() - begin < 9

@@ -181,7 +181,7 @@ def test_a_rank_that_fails_by_itself_says_why(tiny: Tiny, tmp_path: Path) -> Non
     fields = config.model_dump(exclude_unset=True)
     main, other = run_ranks(failing, 2, fields, str(tmp_path))
     assert "is gone" in main
-    assert "rank 1 failed: out of memory at batch_size=7; use a smaller one" in other
+    assert "rank 1 failed: out of memory at batch_size=7; use more workers" in other
     (row,) = ResultStore(tmp_path).read_rows("trials", config.trial_id)
     assert row["status"] == "failed"
     assert row["epochs_done"] <= 1  # what the main rank had saved by then

@@ -292,7 +292,7 @@ def test_out_of_memory_is_failed_with_the_batch_size_and_a_hint(
     run(tiny(), store)
     (trial,) = store.read_rows("trials", tiny().trial_id)
     assert trial["status"] == "failed"
-    assert trial["reason"].startswith("out of memory at batch_size=16; use a smaller one")
+    assert trial["reason"].startswith("out of memory at batch_size=16; use more workers")
     assert str(error) in trial["reason"]
     assert trial["traceback"].startswith("Traceback")
     assert ", in train_epoch\n    raise error\n" in trial["traceback"]
