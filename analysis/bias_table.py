@@ -12,7 +12,7 @@ import pandas as pd
 
 from analysis import paper
 from analysis.cells import Block, Cell, blocks, in_order
-from analysis.entries import BLANK, OURS, Entry, Line, Quantity, assemble, measured
+from analysis.entries import BLANK, OURS, Entry, Line, Quantity, assemble, measured, without_shared
 from analysis.families import BIAS_DECAY, BIAS_INIT, CELL_FIELDS, Family, families, short
 from analysis.names import loss_name, optimizer_name
 from analysis.render import Table
@@ -32,6 +32,7 @@ QUANTITIES = (
     Quantity("accuracy", "A (test)", "accuracy_test", 2, percent=True),
     Quantity("uniform_accuracy", "A_Uni (test)", "uniform_accuracy_test", 2, percent=True),
 )
+_SETTING = 4  # labels of what was trained; often the same in all rows
 _PREDICTED = ("bias", "s_pos", "s_neg")
 
 
@@ -52,8 +53,9 @@ def bias_table(trials: pd.DataFrame, name: str, *, compare: bool) -> Table:
     symbol = "b₀" if name == "s8" else "λ_b"
     labels = ("Dataset", "Model", "Fixed", "Optimizer", "Loss", "Quantity")
     labels = (*labels, "Source") if compare else labels
+    labels, lines, alike = without_shared(labels, lines, _SETTING)
     heads = [f"{symbol}={short(place)}" for place in places]
-    return assemble(f"table{name}", TITLES[name], (*labels, *heads), lines, notes)
+    return assemble(f"table{name}", TITLES[name], (*labels, *heads), lines, [*alike, *notes])
 
 
 def family_trials(trials: pd.DataFrame, name: str) -> pd.DataFrame:

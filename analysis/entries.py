@@ -143,6 +143,22 @@ def published_delta(ce: Published | None, bce: Published | None) -> Published | 
     return Published(bce.mean - ce.mean, math.nan) if ce and bce else None
 
 
+def without_shared(
+    names: Sequence[str], lines: Sequence[Line], first: int
+) -> tuple[list[str], list[Line], list[str]]:
+    """Names and lines without those of the first labels that all lines share, and a note on them.
+
+    A page is narrow.
+    """
+    shared = [i for i in range(first) if len({labels[i] for labels, _ in lines}) == 1]
+    if not shared:
+        return [*names], [*lines], []
+    told = ", ".join(f"{names[i]} {lines[0][0][i]}" for i in shared)
+    kept = [i for i in range(len(names)) if i not in shared]
+    fewer: list[Line] = [([labels[i] for i in kept], entries) for labels, entries in lines]
+    return [names[i] for i in kept], fewer, [f"in all rows: {told}"]
+
+
 def assemble(
     name: str, title: str, columns: Sequence[str], lines: Sequence[Line], notes: Sequence[str]
 ) -> Table:

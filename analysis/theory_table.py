@@ -1,7 +1,7 @@
 """Measured scores and biases beside the minimum of Eq. (3) and Theorem 2's point."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from analysis.entries import (
     Quantity,
     assemble,
     measured,
+    without_shared,
 )
 from analysis.families import short
 from analysis.free_model import numeric_minimum
@@ -143,18 +144,9 @@ def theory_table(trials: pd.DataFrame) -> Table:
     ]
     points = [str(labels[-1]) for labels, _ in lines]
     marks = [note for mark, note in _MARKS.items() if any(mark in point for point in points)]
-    kept, alike = _varying(lines)
-    lines = [([labels[i] for i in kept], entries) for labels, entries in lines]
-    columns = (*(LABELS[i] for i in kept), *(q.symbol for q in QUANTITIES), "off")
+    labels, lines, alike = without_shared(LABELS, lines, WIDE)
+    columns = (*labels, *(q.symbol for q in QUANTITIES), "off")
     return assemble("theory", TITLE, columns, lines, [*alike, *_NOTES, *marks])
-
-
-def _varying(lines: Sequence[Line]) -> tuple[list[int], list[str]]:
-    """Which labels to print, and a note on those of WIDE that all lines share: a page is narrow."""
-    shared = [i for i in range(WIDE) if len({labels[i] for labels, _ in lines}) == 1]
-    told = ", ".join(f"{LABELS[i]} {lines[0][0][i]}" for i in shared)
-    kept = [i for i in range(len(LABELS)) if i not in shared]
-    return kept, [f"in all rows: {told}"] if shared else []
 
 
 def at_minimum(trials: pd.DataFrame) -> tuple[int, int]:
