@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Final
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from analysis.lease import remove_expired
 from analysis.lock import lock
 from analysis.merged import read_trial
 from analysis.schema import TABLES
-from analysis.storage import open_location
+from analysis.storage import IMPATIENT, open_location
 from trainers.registry import InputError
 
 Row = Mapping[str, Any]
@@ -61,10 +62,11 @@ class ResultStore:
                 with tempfile.TemporaryFile(dir=self.nearest_folder()):
                     pass
             else:
-                impatient, _ = fs.FileSystem.from_uri(self.location)  # a typing error is no outage
+                # A typing error is no outage.
+                impatient, _ = open_location(self.location, IMPATIENT)
                 impatient.get_file_info(self.root)
         except OSError as error:
-            reason = " ".join((error.strerror or str(error)).split())
+            reason = shorten(error.strerror or str(error), 200)
             raise InputError(
                 f"--results {self.location} can't be written ({reason}); choose another place"
             ) from error

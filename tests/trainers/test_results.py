@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -171,11 +171,22 @@ def test_an_object_store_that_is_gone_is_an_error(
     s3: Faulty, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     once = fs.AwsDefaultS3RetryStrategy(max_attempts=2)
-    monkeypatch.setattr(storage, "S3_RETRIES", once)
+    monkeypatch.setitem(storage.PATIENT["s3"], "retry_strategy", once)
     store = ResultStore("s3://bucket/run")
     s3.rate = 1
     with pytest.raises(WriteError, match="rows can't be written into bucket/run/trials: "):
         store.write_bytes(b"content", "trials", "rows")
+
+
+def test_google_s_store_is_not_waited_for_for_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit = storage.PATIENT["gcs"]["retry_time_limit"]
+    assert limit < timedelta(minutes=1)
+    monkeypatch.setitem(storage.PATIENT["gcs"], "retry_time_limit", limit / 50)
+    monkeypatch.setenv("CLOUD_STORAGE_EMULATOR_ENDPOINT", "http://127.0.0.1:9")  # nobody is there
+    begin = time.monotonic()
+    with pytest.raises(OSError, match="Retry policy exhausted"):
+        ResultStore("gs://bucket/run").names("trials")
+    assert time.monotonic() - begin < 20
 
 
 def test_a_small_file_is_one_request_to_s3(s3: Faulty) -> None:
