@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from pyarrow import fs
@@ -17,7 +18,7 @@ LOCAL = fs.LocalFileSystem()
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lease_module, "LEASE_S", 2.0)
+    monkeypatch.setattr(lease_module, "LEASE_S", 30.0)
     monkeypatch.setattr(lease_module, "RENEW_S", 0.05)
 
 
@@ -49,7 +50,10 @@ def test_it_has_one_holder_at_a_time(lock: str) -> None:
     assert (turns[0], most[0]) == (12, 1)
 
 
-def test_a_living_holder_is_told_from_a_dead_one(lock: str, tmp_path: Path) -> None:
+def test_a_living_holder_is_told_from_a_dead_one(
+    lock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_module, "LEASE_S", 2.0)
     (tmp_path / ".lock.dead").touch()
     with lease(LOCAL, lock, wait=False):  # once the other one is old
         assert not (tmp_path / ".lock.dead").exists()
@@ -60,7 +64,8 @@ def test_a_living_holder_is_told_from_a_dead_one(lock: str, tmp_path: Path) -> N
 def test_an_old_claim_holds_nobody_up(
     lock: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_module.time, "sleep", pytest.fail)
+    clock = SimpleNamespace(time=time.time, monotonic=time.monotonic, sleep=pytest.fail)
+    monkeypatch.setattr(lease_module, "time", clock)
     (tmp_path / ".lock.dead").touch()
     os.utime(tmp_path / ".lock.dead", (0, 0))
     with lease(LOCAL, lock, wait=True):
@@ -70,9 +75,9 @@ def test_an_old_claim_holds_nobody_up(
 def test_a_holder_that_cannot_renew_learns_that_it_lost(
     lock: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease_module, "LEASE_S", 0.3)
     with lease(LOCAL, lock, wait=False) as check:
         check()
+        monkeypatch.setattr(lease_module, "LEASE_S", 0.3)
 
         def unreachable(*_: object) -> None:
             raise OSError("no answer")

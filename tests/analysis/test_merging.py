@@ -26,6 +26,7 @@ from tests.analysis.merged_store import (
     write_again,
 )
 from tests.analysis.recorded_store import COLLAPSE, Store
+from tests.orchestrator.sweeps import wait_for
 from tests.s3_server import Faulty, serve
 from trainers.results import ResultStore
 
@@ -112,6 +113,7 @@ def look(root: Path, stop: str, results: "multiprocessing.Queue[object]") -> Non
         while not Path(stop).exists():
             assert_same(frames(root), expected)
             count += 1
+            Path(f"{stop}.looking").touch()
         results.put(count)
     except BaseException as error:
         results.put(repr(error))
@@ -127,6 +129,7 @@ def test_readers_see_all_rows_while_it_runs_and_dies(tmp_path: Path) -> None:
     queue = context.Queue()
     reader = context.Process(target=look, args=(store.root, str(stop), queue))
     reader.start()
+    wait_for((tmp_path / "stop.looking").exists, "the reader's first look")
     for _ in range(3):
         with subprocess.Popen(
             [sys.executable, "-c", MERGE, str(store.root)], stdout=subprocess.PIPE

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzzing import FUZZ
 from trainers.metrics import ScoreHistogram
 from trainers.metrics.scores import Moments
 
@@ -57,6 +58,7 @@ def test_deep_collapse_keeps_the_digits_of_the_spread(draw, accumulate, chunk, s
 NUMBERS = st.lists(st.floats(-1e6, 1e6), max_size=20)
 
 
+@FUZZ
 @given(NUMBERS, NUMBERS)
 def test_merged_moments_equal_those_of_all_numbers(left, right):
     parts = []

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.fuzzing import FUZZ
 from trainers.metrics.uniform import Thresholds, most_covered, predict
 
 
@@ -66,6 +67,7 @@ TIED = st.integers(2, 4).flatmap(
 )
 
 
+@FUZZ
 @given(TIED)
 def test_ties_of_every_sort_and_never_above_accuracy(rows):
     logits, labels = np.array([z for z, _ in rows], dtype=float), np.array([k for _, k in rows])
@@ -76,6 +78,7 @@ def test_ties_of_every_sort_and_never_above_accuracy(rows):
     assert metrics["uniform_accuracy"] <= metrics["accuracy"] <= 1
 
 
+@FUZZ
 @given(
     st.lists(
         st.tuples(st.floats(width=32), st.floats(width=32), st.floats(width=32)),
