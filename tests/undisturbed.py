@@ -33,8 +33,10 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "sweeps"
     folder.mkdir(exist_ok=True)
-    (folder / "study.yaml").write_text(STUDY)
-    (folder / "ddp.yaml").write_text(DDP_STUDY)
+    for name, text in (("study.yaml", STUDY), ("ddp.yaml", DDP_STUDY)):
+        part = folder / f"{name}.{os.getpid()}"
+        part.write_text(text)
+        part.replace(folder / name)  # another worker may be reading it
     return folder
 
 

@@ -57,7 +57,8 @@ def test_a_sweep_leaves_results_and_nothing_else(home: Path, undisturbed: Rows) 
     assert len(undisturbed["epochs"]) == 4 * 8
     assert len(pd.read_parquet(results / "epochs")) == 4 * 8
     expected = {*TABLES, "checkpoints", "mlflow.db", "figures", "studies", "tables"}
-    assert {path.name for path in results.iterdir()} == expected
+    names = {path.name for path in results.iterdir()}
+    assert {name for name in names if not name.startswith("mlflow.db-")} == expected
     assert list((results / "checkpoints").iterdir()) == []
     assert {path.name for path in home.iterdir()} >= {"study.yaml", "whole"}
     assert not (home / "mlruns").exists()
@@ -110,7 +111,7 @@ def test_a_cluster_that_dies_ends_the_sweep_and_the_same_command_continues(
     process = start(home, name)
     wait_for(lambda: checkpoints(home / name), "a checkpoint")
     listed = processes(process.pid)
-    (pid,) = [pid for pid, command in listed.items() if part in command]
+    pid = min(pid for pid, command in listed.items() if part in command)  # a fork may be like it
     os.kill(pid, signal.SIGKILL)
     out, _ = process.communicate(timeout=120)
     # Workers outlive their node for a while: what runs may still be able to end well.
