@@ -202,8 +202,19 @@ def check_uri(uri: str) -> None:
             f"{uri} has a question mark in its path, which SQLite's address can't hold; use "
             "another --results, another --tracking-uri, or --no-mlflow"
         )
+    if scheme == "sqlite":
+        _check_file(rest, uri)
+    elif not rest.startswith("//") or not rest.removeprefix("//"):
+        raise InputError(f"--tracking-uri {without_password(uri)!r} names no server")
+
+
+def _check_file(rest: str, uri: str) -> None:
     path = Path(rest.removeprefix("///"))
-    if scheme == "sqlite" and path.is_file() and path.stat().st_size:
+    if not rest.startswith("///") or not path.name:
+        raise InputError(f"--tracking-uri {uri!r} names no file; write it as sqlite:///mlflow.db")
+    if path.is_dir():
+        raise InputError(f"--tracking-uri {uri!r} is a folder; name a file in it")
+    if path.is_file() and path.stat().st_size:
         _check_database(path, uri)
 
 

@@ -41,11 +41,11 @@ def write_plan(
 def read_plan(store: ResultStore, name: str) -> RecordedStudy | None:
     """A study's grid as it was run before; None if it never was. Raises InputError."""
     file = f"{name}.yaml"
-    if file not in store.names(FOLDER):
-        return None
     try:
+        if file not in store.names(FOLDER):
+            return None
         return parse_recorded(store.read_bytes(FOLDER, file).decode(), source=f"{FOLDER}/{file}")
-    except (ResultsError, UnicodeDecodeError) as error:
+    except (ResultsError, UnicodeDecodeError, OSError) as error:
         raise InputError(f"{store.location}/{FOLDER}/{file}: {error}") from error
 
 
