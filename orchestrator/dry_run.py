@@ -35,7 +35,7 @@ def show_plan(
     """Print what would happen on these nodes. By print: rich takes seconds for 10,000 lines."""
     if not args.quiet:
         _list_trials(plan)
-    print(f"{counted(len(plan.trials), 'trial')}, {_done(plan)}, {len(plan.to_do)} to run")
+    print(f"{counted(len(plan.trials), 'trial')}, {_done(plan)}, {len(plan.to_do):,} to run")
     if plan.to_do:
         print(*_kinds(plan, nodes), *_estimates(plan, args, store, nodes), sep="\n")
 
@@ -45,7 +45,7 @@ def _done(plan: Plan) -> str:
     left = {*plan.to_do}
     ended = Counter(plan.ledger.status(i) for i in plan.trials if i not in left)
     bad = [f"{ended[status]} {status}" for status in ("failed", "diverged") if ended[status]]
-    return f"{plan.done} done" + (f" ({', '.join(bad)})" if bad else "")
+    return f"{plan.done:,} done" + (f" ({', '.join(bad)})" if bad else "")
 
 
 def _list_trials(plan: Plan) -> None:

@@ -197,8 +197,8 @@ def sweep(args: argparse.Namespace, console: Console) -> int:
         for name, configs in plan.studies.items():
             write_plan(store, name, configs, args.argv)
         console.print(
-            f"{', '.join(plan.studies)}: {counted(len(plan.trials), 'trial')}, {plan.done} done "
-            f"before, {len(plan.to_do)} to run, into {args.results}"
+            f"{', '.join(plan.studies)}: {counted(len(plan.trials), 'trial')}, {plan.done:,} done "
+            f"before, {len(plan.to_do):,} to run, into {args.results}"
             + (f", on {resources(nodes)}" if nodes else ""),
             highlight=False,
             markup=False,
