@@ -102,7 +102,8 @@ def _estimates(
         return
     costs = plan.ledger.costs
     seconds = {
-        i: (costs[kind].seconds_per_epoch if kind in costs else 1.0) * plan.trials[i].epochs
+        i: (costs[kind].seconds_per_epoch if kind in costs else 1.0)
+        * plan.ledger.epochs_left(i, plan.trials[i].epochs)
         for kind, ids in plan.kinds.items()
         for i in ids
     }
@@ -126,12 +127,12 @@ def _estimates(
 
 
 def _basis(plan: Plan) -> str:
-    finished = "finished trials of the same kind"
+    earlier = "earlier trials of the same kind"
     probed = sum(kind in plan.ledger.probed for kind in plan.kinds)
     if not probed:
-        return finished
+        return earlier
     steps = f"a few steps of {counted(probed, 'kind')}"
-    return steps if probed == len(plan.kinds) else f"{steps} and {finished}"
+    return steps if probed == len(plan.kinds) else f"{steps} and {earlier}"
 
 
 def _use(slots: Mapping[str, Slot], seconds: Mapping[str, float]) -> str:

@@ -71,6 +71,11 @@ class Ledger:
         row = self.rows.get(trial_id)
         return row["status"] if row else None
 
+    def epochs_left(self, trial_id: str, epochs: int) -> int:
+        """Of a trial's epochs, what a stopped one has still to do; else all."""
+        done = self.rows[trial_id]["epochs_done"] if self.status(trial_id) == "running" else 0
+        return epochs - (done or 0)
+
     def is_owed_memory(self, trial_id: str) -> bool:
         """Whether a trial failed for want of memory, and no larger share of a GPU was tried."""
         reason = self.rows[trial_id]["reason"] if self.status(trial_id) == "failed" else None
@@ -84,10 +89,10 @@ class Ledger:
 
     @cached_property
     def costs(self) -> Mapping[Kind, Cost]:
-        """Of finished trials, mean time of an epoch and largest memory; else what was probed."""
+        """Mean time of an epoch and largest memory, so far as any ran; else what was probed."""
         alike: dict[Kind, list[Mapping[str, Any]]] = defaultdict(list)
         for row in self.rows.values():
-            if row["status"] == "finished" and _is_timed(row):
+            if row["status"] in ("finished", "running") and _is_timed(row):
                 alike[kind_of(row)].append(row)
         measured = {
             kind: Cost(

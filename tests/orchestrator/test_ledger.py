@@ -51,13 +51,24 @@ def test_nothing_is_done_in_an_empty_place(store: ResultStore, tiny: Tiny) -> No
     assert read_ledger(store).to_do({config.trial_id: config}, None) == [config.trial_id]
 
 
-def test_time_per_epoch_is_that_of_finished_trials_of_the_same_kind(
-    store: ResultStore, tiny: Tiny
-) -> None:
+def test_time_per_epoch_is_that_of_trials_of_the_same_kind(store: ResultStore, tiny: Tiny) -> None:
     fill(store, tiny)
     ledger = read_ledger(store)
     assert ledger.costs == {kind_of(tiny(seed=9, epochs=50).row()): Cost(2.0, 3000)}
     assert kind_of(tiny(batch_size=8).row()) not in ledger.costs
+
+
+def test_a_stopped_trial_tells_what_it_took_and_what_is_left(
+    store: ResultStore, tiny: Tiny
+) -> None:
+    config = tiny(epochs=40)
+    row = config.row() | {"trial_id": config.trial_id, "status": "running", "world_size": 1}
+    row |= {"device": "cpu", "epochs_done": 26, "train_s": 12.0, "eval_s": 1.0}
+    store.write_rows("trials", config.trial_id, [row])
+    ledger = read_ledger(store)
+    assert ledger.costs == {kind_of(config.row()): Cost(0.5, None)}
+    assert ledger.epochs_left(config.trial_id, 40) == 14
+    assert ledger.epochs_left("never ran", 40) == 40
 
 
 def test_a_row_without_times_tells_no_cost(store: ResultStore, tiny: Tiny) -> None:
@@ -71,9 +82,9 @@ def test_a_row_without_times_tells_no_cost(store: ResultStore, tiny: Tiny) -> No
 def test_memory_is_that_of_one_worker_of_a_gpu(
     store: ResultStore, tiny: Tiny, ran: dict[str, object]
 ) -> None:
-    trials = fill(store, tiny)
-    (done,) = (i for i in trials if read_ledger(store).status(i) == "finished")
-    store.write_rows("trials", done, [store.read_rows("trials", done)[0] | ran])
+    fill(store, tiny)
+    for i in read_ledger(store).rows:
+        store.write_rows("trials", i, [store.read_rows("trials", i)[0] | ran])
     kind = kind_of(tiny(seed=9).row())
     assert read_ledger(store).costs == {kind: Cost(2.0, None)}
     probed = replace(read_ledger(store), probed={kind: Cost(9.0, 4000)})
