@@ -237,6 +237,7 @@ def test_a_disk_that_fills_up_in_the_middle(
     none_left(sweep)
     filler.unlink()
     finish(start(home, str(results), *PLAIN))
+    assert list(results.rglob("*.part")) == []
     same(results, undisturbed)
 
 
