@@ -22,14 +22,15 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from analysis.atomic import PART_SUFFIX
-from analysis.command_line import Parser, run_main
-from analysis.load import ResultsError, Store, open_results
-from analysis.lock import SWEEP_LOCK, lock
-from analysis.merged import Listing, list_table
-from analysis.merging import Plan, Table, find_problems, make_plan, merge
-from analysis.parquet import read_folder, told
-from analysis.schema import TABLES, TRIALS
+from analysis.store.command_line import Parser, run_main
+from analysis.store.errors import ResultsError, one_line
+from analysis.store.files import PART_SUFFIX
+from analysis.store.listing import Listing, list_table
+from analysis.store.locks import SWEEP_LOCK, lock
+from analysis.store.merging import Plan, Table, find_problems, make_plan, merge
+from analysis.store.reading import read_folder
+from analysis.store.schema import TABLES, TRIALS
+from analysis.trials.load import Store, open_results
 
 
 def compact(store: Store) -> list[str]:
@@ -101,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:
-        print(f"error: can't merge {args.results} ({told(error)})", file=sys.stderr)
+        print(f"error: can't merge {args.results} ({one_line(error)})", file=sys.stderr)
         return 2
     print("\n".join(lines))
     return 0

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
-from analysis.command_line import Parser
+from analysis.store.command_line import Parser
 from benchmarks.rows import Row
 
 ROOT: Final = Path(__file__).parents[1]

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from analysis.schema import EPOCHS, TRIALS
+from analysis.store.results import to_parquet
+from analysis.store.schema import EPOCHS, TRIALS
 from benchmarks.rows import Row, run
-from trainers.results import to_parquet
 
 LIMITS = {2000: (10.0, 1.0), 10000: (60.0, 2.0)}  # trials: seconds, GiB
 COMPACT_LIMITS = (None, 2.0)  # of any number of trials

@@ -13,11 +13,11 @@ import torch
 from benchmarks.pairing import Work, compare, in_process
 from benchmarks.rows import Row, run
 from benchmarks.synthetic import MEAN, SIZE, STD, data, random_images, trial
-from trainers.data import EVAL_PIXELS
-from trainers.distributed import Ranks
-from trainers.memory import keep_freed_memory
-from trainers.models import build_model
-from trainers.trainer import Trainer
+from trainers.data.splits import EVAL_PIXELS
+from trainers.model.classifier import build_model
+from trainers.run.memory import keep_freed_memory
+from trainers.run.ranks import Ranks
+from trainers.run.trainer import Trainer
 
 TARGET = 1.3
 BATCH = EVAL_PIXELS // SIZE**2  # ours

@@ -14,7 +14,7 @@ from benchmarks.pairing import Work, compare
 from benchmarks.pil_loader import pil_loader
 from benchmarks.rows import Row, run
 from benchmarks.synthetic import BATCH, MEAN, SIZE, STD, data, random_images, trial
-from trainers.batches import TrainBatches
+from trainers.data.batches import TrainBatches
 
 PAD = 4
 

@@ -17,10 +17,11 @@ from torch import Tensor
 from benchmarks.pairing import Work, compare
 from benchmarks.rows import Row, run
 from benchmarks.synthetic import SIZE, trial
-from trainers.data import EVAL_PIXELS
-from trainers.metrics import Accumulator, from_features
+from trainers.data.splits import EVAL_PIXELS
+from trainers.metrics.accumulator import Accumulator
+from trainers.metrics.features import from_features
 from trainers.metrics.uniform import most_covered
-from trainers.models import build_model
+from trainers.model.classifier import build_model
 
 Sample = tuple[Tensor, Tensor, Tensor, Tensor]  # features, labels, weight, bias
 FEATURES = 512

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from analysis.store.results import ResultStore
 from benchmarks.analysis import cost, write_results
 from benchmarks.rows import Row, run
-from orchestrator.ledger import read_ledger
-from trainers.results import ResultStore
+from orchestrator.plan.ledger import read_ledger
 
 LIMITS_S = {10_000: (5.0, 10.0)}  # trials: to be listed, to be read
 FULL = 1_944  # trials of the study `full` with one seed

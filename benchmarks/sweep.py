@@ -15,8 +15,8 @@ from typing import NamedTuple
 
 import yaml
 
+from analysis.store.results import ResultStore
 from benchmarks.rows import Row, run
-from trainers.results import ResultStore
 
 MOST_S, LEAST_BUSY = 0.150, 0.92
 TRIVIAL = {

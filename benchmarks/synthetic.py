@@ -4,9 +4,9 @@ from typing import Any
 
 import torch
 
-from trainers.augment import crop_padding
 from trainers.config import TrialConfig
-from trainers.data import Data, Split
+from trainers.data.augment import crop_padding
+from trainers.data.splits import Data, Split
 
 SIZE, BATCH, CLASSES = 32, 128, 10
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)

@@ -24,9 +24,9 @@ from benchmarks.pairing import Work, compare, in_process
 from benchmarks.pil_loader import endless, pil_loader
 from benchmarks.rows import Row, run
 from benchmarks.synthetic import BATCH, CLASSES, SIZE, data, random_images, trial
-from trainers.distributed import Ranks
-from trainers.memory import keep_freed_memory
-from trainers.trainer import COMPILE_FROM_STEPS, Trainer
+from trainers.run.memory import keep_freed_memory
+from trainers.run.ranks import Ranks
+from trainers.run.trainer import COMPILE_FROM_STEPS, Trainer
 
 PLAIN_TARGET, COMPILED_TARGET, BARE_TARGET = 1.35, 1.7, 0.97
 

@@ -26,10 +26,10 @@ from typing import Any
 import numpy as np
 import yaml
 
+from analysis.store.results import ResultStore
 from benchmarks.pairing import compare
 from benchmarks.rows import Row, run
 from trainers.datasets import find_dataset
-from trainers.results import ResultStore
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 AXES = {"loss": ["ce", "bce"], "optimizer": ["sgd", "adamw"], "seed": [0, 1]}

@@ -12,7 +12,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.table import Table
 
-from analysis.command_line import Parser, run_main
+from analysis.store.command_line import Parser, run_main
 from cluster.machines import check_machines
 from cluster.ray_config import Check, ConfigError, check_config, read_config
 

@@ -10,9 +10,9 @@ from typing import Final
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from orchestrator.study import expand, load_study
+from orchestrator.plan.study import expand, load_study
 from trainers.config import TrialConfig
-from trainers.models import build_model
+from trainers.model.classifier import build_model
 
 STUDIES: Final = ("neural_collapse", "bias_init", "bias_decay", "classification", "full")
 SAMPLES: Final[Mapping[str, tuple[int, int]]] = {  # for training and for test

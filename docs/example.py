@@ -8,15 +8,15 @@ Run it as a script, `python docs/example.py results`, or cell by cell in an edit
 import sys
 
 from analysis import load_results
-from analysis.cells import measured_trials
-from analysis.stats import paired_difference
-from analysis.tables import build_table
-from analysis.theory import minimum
+from analysis.tables.catalogue import build_table
+from analysis.theory.minima import minimum
+from analysis.trials.cells import measured_trials
+from analysis.trials.stats import paired_difference
 
 results = load_results(sys.argv[1] if len(sys.argv) > 1 else "results")
 
 # %% [markdown]
-# Four typed frames, whose columns and units are those of `analysis.schema`; a metric that is not
+# Four typed frames, whose columns and units are in `analysis.store.schema`; a metric that is not
 # defined is NaN. `measured_trials` joins them: a row for each trial, with its last epoch's metrics.
 
 # %%

@@ -19,27 +19,29 @@ from rich.console import Console
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports: nothing to save or to show
 
-from analysis.atomic import WriteError
-from analysis.command_line import run_main
-from analysis.lock import SWEEP_LOCK
-from orchestrator import interrupt, schedule
-from orchestrator.command_line import parse_args
-from orchestrator.dry_run import show_plan, this_machine
-from orchestrator.ledger import forget, read_ledger
-from orchestrator.mlflow_runs import check_uri, how_to_open, without_password
-from orchestrator.nodes import check_nodes
-from orchestrator.packing import larger_after_oom, slots_on, to_probe
-from orchestrator.planning import Plan, check_plan, make_plan
-from orchestrator.progress import SweepProgress, counted, duration
-from orchestrator.reporter import ENDED, Reporter
-from orchestrator.slots import Node, Slot, check_fits, resources
-from orchestrator.study_file import continue_command, read_plan, write_plan
-from orchestrator.summary import show_summary, write_analysis
-from orchestrator.tally import Tally
-from orchestrator.tracking import Mirror, default_uri
-from trainers.memory import collect_garbage_seldom
-from trainers.registry import InputError
-from trainers.results import ResultStore
+from analysis.store.command_line import run_main
+from analysis.store.errors import InputError, WriteError
+from analysis.store.location import without_password
+from analysis.store.locks import SWEEP_LOCK
+from analysis.store.results import ResultStore
+from orchestrator.options import parse_args
+from orchestrator.plan.ledger import forget, read_ledger
+from orchestrator.plan.packing import larger_after_oom, slots_on, to_probe
+from orchestrator.plan.plan import Plan, check_plan, make_plan
+from orchestrator.plan.recorded import continue_command, read_plan, write_plan
+from orchestrator.plan.slots import Node, Slot, check_fits, resources
+from orchestrator.run import interrupt
+from orchestrator.run import tune as schedule
+from orchestrator.run.nodes import check_nodes
+from orchestrator.run.reporter import ENDED, Reporter
+from orchestrator.terminal.dry_run import show_plan, this_machine
+from orchestrator.terminal.progress import SweepProgress
+from orchestrator.terminal.summary import show_summary, write_analysis
+from orchestrator.terminal.tally import Tally
+from orchestrator.terminal.words import counted, duration
+from orchestrator.tracking.mirror import Mirror
+from orchestrator.tracking.uris import check_uri, default_uri, how_to_open
+from trainers.run.memory import collect_garbage_seldom
 
 OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from analysis.schema import TIME_COLUMNS
+from analysis.store.results import ResultStore
+from analysis.store.schema import TIME_COLUMNS
 from trainers.config import TrialConfig
-from trainers.results import ResultStore
 
 pytest_plugins = ["tests.undisturbed"]
 TINY: dict[str, Any] = {

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from analysis import paper
-from analysis.theory import alpha_bias as of_analysis
-from analysis.theory import minimum, theorem2_point
+from analysis.paper import published
+from analysis.theory.minima import alpha_bias as of_analysis
+from analysis.theory.minima import minimum, theorem2_point
 from trainers.config import TrialConfig
 from trainers.metrics.bias import alpha_bias as of_training
 
@@ -35,12 +35,12 @@ def test_alpha_is_zero_at_theorem_2_and_not_at_the_lower_minimum() -> None:
     assert lowest.objective < point.objective
 
 
-@pytest.mark.parametrize("optimizer", paper.OPTIMIZERS)
+@pytest.mark.parametrize("optimizer", published.OPTIMIZERS)
 def test_a_trial_by_default_follows_the_recipe_that_tables_compare_with(optimizer: str) -> None:
     config = TrialConfig(
         dataset="cifar10", model="resnet18", loss="ce", optimizer=optimizer,
         augment="da1", regularizer="global",
     )  # fmt: skip
     row = config.row()
-    recipe = {**paper.RECIPE, **paper.OPTIMIZER_RECIPES[optimizer]}
+    recipe = {**published.RECIPE, **published.OPTIMIZER_RECIPES[optimizer]}
     assert {name: row[name] for name in recipe} == recipe

@@ -11,6 +11,7 @@ from argparse import ArgumentParser, Namespace
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import duckdb
 import pandas as pd
@@ -18,14 +19,14 @@ import polars
 import pytest
 import torch
 
-from analysis.cells import setting_apart
-from analysis.command_line import Parser
-from orchestrator.command_line import parse_args
-from orchestrator.planning import make_plan
-from orchestrator.study import expand, load_study, parse_study
+from analysis.store.command_line import Parser
+from analysis.store.results import ResultStore
+from analysis.trials.cells import setting_apart
+from orchestrator.options import parse_args
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.study import expand, load_study, parse_study
 from tests.analysis.recorded_store import CLASSIFICATION, Store
 from tests.commands import BLOCK, DOCUMENTS, OTHERS, ROOT, commands
-from trainers.results import ResultStore
 
 SWEEP = "orchestrator.sweep"
 names = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -111,6 +112,12 @@ class GotThroughError(Exception):
     """Got through the parser: nothing of the program itself is to run."""
 
 
+def door(module: str) -> ModuleType:
+    """The module, or what a package runs."""
+    found = import_module(module)
+    return import_module(f"{module}.__main__") if hasattr(found, "__path__") else found
+
+
 def check_options(module: str, argv: list[str], what: str) -> None:
     """Whether a program's own parser takes them."""
 
@@ -121,7 +128,7 @@ def check_options(module: str, argv: list[str], what: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Parser, "parse_args", stop)
         try:
-            import_module(module).main(argv)
+            door(module).main(argv)
         except GotThroughError:
             return
         except SystemExit:

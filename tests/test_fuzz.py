@@ -11,14 +11,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.schema import CONFIG_FIELDS
-from orchestrator.command_line import parse_args
-from orchestrator.planning import make_plan
-from orchestrator.study import check_blocks, expand, load_study
+from analysis.store.errors import InputError
+from analysis.store.results import ResultStore
+from analysis.store.schema import CONFIG_FIELDS
+from orchestrator.options import parse_args
+from orchestrator.plan.plan import make_plan
+from orchestrator.plan.study import check_blocks, expand, load_study
 from tests.fuzzing import FUZZ, ODD
 from trainers.config import KWARGS, TrialConfig
-from trainers.registry import InputError
-from trainers.results import ResultStore
 from trainers.train import read_config
 
 GOOD: dict[str, list[Any]] = {

@@ -14,15 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from analysis import tables
-from analysis.errors import ResultsError
-from analysis.parquet import read_files
-from analysis.schema import EPOCHS
-from orchestrator.ledger import read_ledger
+from analysis.store.errors import InputError, ResultsError
+from analysis.store.reading import read_files
+from analysis.store.results import ResultStore
+from analysis.store.schema import EPOCHS
+from analysis.tables.__main__ import main
+from orchestrator.plan.ledger import read_ledger
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 from tests.fuzzing import FUZZ, ODD
-from trainers.registry import InputError
-from trainers.results import ResultStore
 
 TEST = {"accuracy_test": 0.5, "uniform_accuracy_test": 0.25, "compactness_test": 0.5,
         "distinctiveness_test": 0.25, "nc1_train": 1.0, "s_pos_mean_train": 2.0}  # fmt: skip
@@ -122,7 +121,7 @@ def test_a_damaged_results_folder(whole: Path, done: list[Any], more: list[str])
         for each in done:
             damage(root, *each)
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            assert tables.main(["--results", str(root), *more]) in (0, 1, 2)
+            assert main(["--results", str(root), *more]) in (0, 1, 2)
         with suppress(InputError):  # a line for each file
             assert read_ledger(ResultStore(root)).costs is not None
 

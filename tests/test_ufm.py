@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from analysis.theory import minimum, theorem2_point
-from orchestrator.study import expand, load_study
+from analysis.store.results import ResultStore
+from analysis.theory.minima import minimum, theorem2_point
+from orchestrator.plan.study import expand, load_study
 from trainers.config import TrialConfig
-from trainers.loop import run_trial
-from trainers.results import ResultStore
+from trainers.run.loop import run_trial
 
 TRIALS = list(expand(load_study("ufm")).values())
 PERCENT = 0.01

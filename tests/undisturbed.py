@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
+from analysis.store.results import ResultStore
 from tests.orchestrator.sweeps import (
     DDP_STUDY,
     LONG,
@@ -25,7 +26,6 @@ from tests.orchestrator.sweeps import (
     rows,
     start,
 )
-from trainers.results import ResultStore
 
 
 @pytest.fixture(scope="session")

@@ -14,10 +14,11 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from trainers.backbones import check_model
+from analysis.store.errors import InputError
 from trainers.datasets import find_dataset
-from trainers.recipes import COSINE_END, RECIPES, Schedule, check_optimizer
-from trainers.registry import LOSSES, InputError, unknown
+from trainers.names import check_model, check_optimizer
+from trainers.recipes import COSINE_END, RECIPES, Schedule
+from trainers.registry import LOSSES, unknown
 
 Augment = Literal["none", "da1", "da1+da2"]
 Regularizer = Literal["features", "global"]
@@ -229,7 +230,7 @@ class TrialConfig(BaseModel):
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
 
     def row(self) -> dict[str, Any]:
-        """The config as columns of `analysis.schema.CONFIG_FIELDS`; dictionaries as JSON text."""
+        """The config as columns of `store.schema.CONFIG_FIELDS`; dictionaries as JSON text."""
         fields = self.model_dump()
         for name in KWARGS:
             fields[name] = json.dumps(_shortest(fields[name]), sort_keys=True)

@@ -4,7 +4,8 @@ What is kept of them on disk is in `cache.py`, what a trial takes of them in `da
 no import of torch.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trainers.cache import Pending
-from trainers.registry import InputError, Registry, unknown
+from analysis.store.errors import InputError
+from trainers.registry import Registry, unknown
 
 if TYPE_CHECKING:
     from torchvision.datasets import ImageFolder
@@ -24,7 +25,25 @@ if TYPE_CHECKING:
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 ANY_NUMBER: Final = 2**31 - 1
+BLOCK_BYTES: Final = 1 << 26  # decoded at a time
 FOLDER: Final = "folder/"  # what names of image folders begin with
+
+
+class Pending(NamedTuple):
+    """A split that is still to be decoded, block by block."""
+
+    labels: NDArray[np.int64]  # (N,)
+    image_shape: tuple[int, int, int]  # (H, W, C)
+    images: Callable[
+        [int, int], NDArray[np.uint8]
+    ]  # samples start to stop: (stop - start, H, W, C)
+
+    def blocks(self) -> Iterator[tuple[slice, NDArray[np.uint8]]]:
+        """All images in order, and where they belong."""
+        step = max(1, BLOCK_BYTES // math.prod(self.image_shape))
+        for start in range(0, len(self.labels), step):
+            stop = min(start + step, len(self.labels))
+            yield slice(start, stop), self.images(start, stop)
 
 
 class Splits(NamedTuple):

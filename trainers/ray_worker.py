@@ -14,13 +14,13 @@ from ray.exceptions import RayError
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from analysis.store.results import ResultStore
 from trainers.config import TrialConfig
-from trainers.memory import collect_garbage_seldom
 from trainers.registry import load_plugins
-from trainers.results import ResultStore
+from trainers.run.memory import collect_garbage_seldom
 
 if TYPE_CHECKING:
-    from trainers.probe import Probe
+    from trainers.run.probe import Probe
 
 Row = dict[str, Any]
 
@@ -65,7 +65,7 @@ def probe(job: Job) -> "Probe":
     """Measure a few steps of the trial in this process."""
     import torch
 
-    from trainers.probe import probe as measure
+    from trainers.run.probe import probe as measure
 
     _load_plugins(job)
     torch.set_num_threads(job["threads"])
@@ -106,7 +106,7 @@ def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
     collect_garbage_seldom()
     import torch  # here, since the driver, which only names `train`, does without it
 
-    from trainers.loop import run_trial
+    from trainers.run.loop import run_trial
 
     _load_plugins(job)
     torch.set_num_threads(job["threads"])
@@ -163,14 +163,12 @@ class _Rank:
 
     def run(self, job: Job, rank: int, meet_at: str) -> Row:
         """Train as this rank; blocks until the end of the trial."""
-        from trainers import distributed
+        from trainers.run.ranks import join, talk_through
 
         one_node = meet_at.startswith("file:")
         if not one_node:
-            distributed.talk_through(get_node_ip_address())
-        with distributed.join(
-            meet_at, rank=rank, world_size=job["workers"], one_node=one_node
-        ) as ranks:
+            talk_through(get_node_ip_address())
+        with join(meet_at, rank=rank, world_size=job["workers"], one_node=one_node) as ranks:
             return _run(job, self._add, ranks)
 
     def _add(self, row: Row) -> None:

@@ -2,8 +2,6 @@
 
 from typing import Final, Literal, NamedTuple
 
-from trainers.registry import InputError, unknown
-
 Schedule = Literal["step", "cosine", "constant"]
 COSINE_END: Final = 1e-5
 
@@ -22,18 +20,3 @@ RECIPES: Final[dict[str, Recipe]] = {
     "adamw": Recipe(lr=0.001, schedule="cosine", momentum=None, weight_decay=0.05),
     "lbfgs": Recipe(lr=1.0, schedule="constant", momentum=None, weight_decay=None),
 }
-
-
-def check_optimizer(name: str) -> None:
-    """Raises InputError, with the nearest name, unless a recipe or timm has the optimizer."""
-    if name in RECIPES:
-        return
-    from timm.optim import get_optimizer_info, list_optimizers  # takes seconds, few studies need it
-
-    names = [str(each) for each in list_optimizers()]
-    if name not in names:
-        raise unknown("optimizer", name, sorted({*RECIPES, *names}))
-    if get_optimizer_info(name).second_order:
-        raise InputError(
-            f"{name} needs second derivatives, which training doesn't take; use another optimizer"
-        )

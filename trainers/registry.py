@@ -9,11 +9,9 @@ from difflib import get_close_matches
 from importlib import import_module
 from typing import Final, Generic, TypeVar
 
+from analysis.store.errors import InputError, one_line
+
 T = TypeVar("T")
-
-
-class InputError(ValueError):
-    """A mistake in what the user asked for, told in one line: what, where, what to do."""
 
 
 def unknown(kind: str, name: object, names: list[str]) -> InputError:
@@ -22,11 +20,6 @@ def unknown(kind: str, name: object, names: list[str]) -> InputError:
     hint = f"; did you mean {near[0]!r}?" if near else ""
     listed = ", ".join(names) if len(names) <= 40 else f"{len(names)} names"
     return InputError(f"{name!r} is not a known {kind}{hint} (known: {listed})")
-
-
-def one_line(error: BaseException) -> str:
-    """What somebody else's error says, after its type, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 class Registry(Generic[T]):
@@ -66,7 +59,7 @@ class Registry(Generic[T]):
 
 
 LOSSES: Final[Registry[Callable]] = Registry(
-    "loss", dict.fromkeys(("bce", "ce", "focal", "mse"), "trainers.losses")
+    "loss", dict.fromkeys(("bce", "ce", "focal", "mse"), "trainers.model.losses")
 )
 
 

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from analysis.command_line import Parser, run_main
+from analysis.store.command_line import Parser, run_main
+from analysis.store.errors import InputError
+from analysis.store.results import ResultStore
 from trainers.config import TrialConfig
-from trainers.registry import InputError
-from trainers.results import ResultStore
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -76,15 +76,18 @@ def train(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
     """Run the trial, in this process or as one of torchrun's; its row. Raises InputError."""
     config, store = read_config(args.config), ResultStore(args.results)
     store.check_writable()
-    from trainers import distributed  # after the checks: torch takes seconds to import
-    from trainers.check import check_trials, check_workers
-    from trainers.loop import run_trial
+    from trainers.run.check import check_trials, check_workers
+    from trainers.run.loop import run_trial
+    from trainers.run.ranks import (  # after the checks: torch takes seconds to import
+        from_environment,
+        world_size,
+    )
 
-    check_workers(config, distributed.world_size())
+    check_workers(config, world_size())
     check_trials([config], data_dir=args.data_dir, download=args.download)
     if is_main:
         print(f"{config.trial_id} {config.canonical()}", flush=True)
-    with distributed.from_environment() as ranks:
+    with from_environment() as ranks:
         return run_trial(
             config,
             show,

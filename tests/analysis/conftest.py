@@ -2,8 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import merging
-from analysis.schema import CONFIG_FIELDS
+from analysis.store import merging
+from analysis.store.schema import CONFIG_FIELDS
 from tests.analysis.recorded_store import Store
 
 

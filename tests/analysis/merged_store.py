@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.compact import main
-from analysis.load import load_results
-from analysis.schema import FEATURES, TABLES
+from analysis.store.results import ResultStore
+from analysis.store.schema import FEATURES, TABLES
+from analysis.trials.load import load_results
 from tests.analysis.recorded_store import COLLAPSE, Store
-from trainers.results import ResultStore
 
 SCORE_BINS = {"bias": [(0.5, 0.5, 1)], "positive": [(0.0, 1.0, 7)]}
 

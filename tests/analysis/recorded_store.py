@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from analysis.schema import EPOCHS, SCHEMA_VERSION, SCORES, TRIALS
+from analysis.store.schema import EPOCHS, SCHEMA_VERSION, SCORES, TRIALS
 
 Metrics = Mapping[str, float | None]
 Bins = Mapping[str, Sequence[tuple[float, float, int]]]

@@ -12,10 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.compact import main
-from analysis.load import ResultsError, load_results
-from analysis.lock import SWEEP_LOCK
-from analysis.schema import EPOCHS, SCHEMA_VERSION, TABLES
-from orchestrator.ledger import forget, read_ledger
+from analysis.store.errors import ResultsError
+from analysis.store.locks import SWEEP_LOCK
+from analysis.store.results import ResultStore
+from analysis.store.schema import EPOCHS, SCHEMA_VERSION, TABLES
+from analysis.trials.load import load_results
+from orchestrator.plan.ledger import forget, read_ledger
 from tests.analysis.merged_store import (
     any_row_twice,
     assert_same,
@@ -27,8 +29,7 @@ from tests.analysis.merged_store import (
 )
 from tests.analysis.recorded_store import COLLAPSE, Store
 from trainers.config import TrialConfig
-from trainers.loop import run_trial
-from trainers.results import ResultStore
+from trainers.run.loop import run_trial
 
 
 @pytest.mark.parametrize("batches", ["one", "several"])

@@ -191,7 +191,7 @@ class TestKubeRay:
         assert len(images) == 1
 
     def test_its_command_is_one_of_ours(self, job: dict[str, Any]) -> None:
-        from orchestrator.command_line import parse_args
+        from orchestrator.options import parse_args
 
         python, flag, module, *argv = job["spec"]["entrypoint"].split()
         assert (python, flag, module) == ("python", "-m", "orchestrator.sweep")
@@ -208,7 +208,7 @@ class TestSlurm:
         "hostname": 'if [[ $* == --ip-address ]]; then echo "127.0.1.1 10.0.0.1"; else echo n1; fi',
         "ray": 'echo "ray $*" >>"$CALLS"; case $1 in start) exec sleep 60;;'
         ' list) printf \'"node_id"\\n"node_id"\\n\';; esac',
-        "python": 'echo "python $*" >>"$CALLS"; [[ $2 == cluster.fit ]] || eval "$SWEEP"',
+        "python": 'echo "python $*" >>"$CALLS"; [[ $2 == cluster.can_run ]] || eval "$SWEEP"',
     }
 
     @pytest.fixture

@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from orchestrator.estimate import by_kind, running_order
-from orchestrator.ledger import Cost, Kind, Ledger, kind_of
-from orchestrator.tally import Tally
+from orchestrator.plan.ledger import Cost, Kind, Ledger, kind_of
+from orchestrator.plan.order import by_kind, running_order
+from orchestrator.terminal.tally import Tally
 from trainers.config import TrialConfig
 
 START_S = 1000.0  # a clock that counts from 0 could hide a mistake

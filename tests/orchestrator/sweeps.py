@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainers.results import ResultStore
+from analysis.store.results import ResultStore
 
 ROOT = Path(__file__).parents[2]
 STUDY = """

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from analysis.store.results import ResultStore
 from orchestrator import sweep
-from orchestrator.command_line import parse_args
-from orchestrator.planning import make_plan
-from orchestrator.progress import SweepProgress
-from orchestrator.reporter import Reporter
-from orchestrator.tally import Tally
-from trainers.results import ResultStore
+from orchestrator.options import parse_args
+from orchestrator.plan.plan import make_plan
+from orchestrator.run.reporter import Reporter
+from orchestrator.terminal.progress import SweepProgress
+from orchestrator.terminal.tally import Tally
 
 TINY_STUDY = """
 dataset: digits
@@ -212,7 +212,7 @@ def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
 def test_a_port_where_something_else_listens_is_no_cluster(
     scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.schedule.CONNECT_S", 0.2)
+    monkeypatch.setattr("orchestrator.run.tune.CONNECT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         argv = ["--study", "tiny.yaml", "--address", f"{scheme}127.0.0.1:{port}"]

@@ -29,9 +29,9 @@ def _one(
 ) -> None:
     import torch
 
-    from trainers import distributed
+    from trainers.run.ranks import join
 
     torch.set_num_threads(1)
     meet_at = f"file://{folder}/store"
-    with distributed.join(meet_at, rank=rank, world_size=world_size, one_node=True) as ranks:
+    with join(meet_at, rank=rank, world_size=world_size, one_node=True) as ranks:
         Path(folder, str(rank)).write_bytes(pickle.dumps(function(ranks, *args)))

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from analysis.schema import CONFIG_FIELDS
+from analysis.store.errors import InputError
+from analysis.store.schema import CONFIG_FIELDS
 from trainers.config import TrialConfig
-from trainers.registry import InputError
 
 BASE: dict[str, Any] = {"dataset": "cifar10", "model": "resnet18", "loss": "ce", "optimizer": "sgd"}
 

@@ -18,11 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers import data as data_module
+from analysis.store.errors import InputError
 from trainers.config import TrialConfig
-from trainers.data import Data, check_data, load_data
+from trainers.data import splits as data_module
+from trainers.data.splits import Data, check_data, load_data
 from trainers.datasets import DATASETS, find_dataset
-from trainers.registry import InputError
 
 Tiny = Callable[..., TrialConfig]
 COUNTS = {"train": 20, "t10k": 10}

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from analysis.store.results import ResultStore
 from tests.conftest import TINY
 from trainers.config import TrialConfig
-from trainers.results import ResultStore
 from trainers.train import main
 
 

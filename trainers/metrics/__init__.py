@@ -3,7 +3,7 @@
 `from_features` takes arrays, `Accumulator` takes batches and merges over workers; both run the same
 code. One file per family: `collapse` (nc1 to nc4, cdnv), `uniform` (accuracy, uniform accuracy),
 `cosine` (compactness, distinctiveness), `scores` (score statistics and the histogram for violins).
-Logits are `z = W h - b`: the bias is subtracted. Names and units stand in `analysis.schema`.
+Logits are `z = W h - b`: the bias is subtracted. Names and units stand in `analysis.store.schema`.
 A metric that the data cannot give (a class without samples, W = 0) is NaN, never 0.
 """
 

@@ -31,7 +31,7 @@ def from_features(
     or torch tensors; num_classes, if given, is checked to be K. Computed in float64 on the device
     of `features`, a chunk at a time, so a memory-mapped array is never held whole. It is read
     twice: the class means must be known before nc4 can look at the first sample.
-    Returns: the metrics of `analysis.schema` by name, without split suffix; a metric that the
+    Returns: the metrics of `analysis.store.schema` by name, without split suffix; a metric that the
     samples cannot give, as nc1 where a class has none, is NaN.
     Raises: ValueError for shapes that do not go together, labels out of range, no samples, K < 2.
     """

@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from trainers.metrics import Accumulator
+from trainers.metrics.accumulator import Accumulator
 
 
 class Sample(NamedTuple):

@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from analysis.schema import BIAS_METRICS, SPLIT_METRICS, WEIGHT_METRICS
-from trainers.metrics import Accumulator
+from analysis.store.schema import BIAS_METRICS, SPLIT_METRICS, WEIGHT_METRICS
+from trainers.metrics.accumulator import Accumulator
 
 NAMES = {metric.name for metric in (*SPLIT_METRICS, *WEIGHT_METRICS, *BIAS_METRICS)}
 NEED_EVERY_CLASS = {

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.metrics import from_features
 from trainers.metrics.collapse import ClassMoments, NearestMean, etf_distance, nc1
+from trainers.metrics.features import from_features
 from trainers.metrics.uniform import predict
 
 SHAPES = [(2, 1), (2, 5), (3, 2), (3, 7), (10, 4), (10, 9), (10, 16)]

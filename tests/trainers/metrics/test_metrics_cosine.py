@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from trainers.metrics import from_features
+from trainers.metrics.features import from_features
 
 
 def cosine(a, b):

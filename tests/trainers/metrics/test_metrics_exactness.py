@@ -10,7 +10,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from trainers.metrics import Accumulator, from_features
+from trainers.metrics.accumulator import Accumulator
+from trainers.metrics.features import from_features
 
 K, N, DEEP = 10, 4000, 1e-8
 

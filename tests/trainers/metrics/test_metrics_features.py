@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from trainers.metrics import features as door
-from trainers.metrics import from_features
+from trainers.metrics.features import from_features
 
 
 @pytest.mark.parametrize("numbers_in_a_chunk", [1, 7 * 8, 2**21])

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzzing import FUZZ
-from trainers.metrics import ScoreHistogram
-from trainers.metrics.scores import Moments
+from trainers.metrics.scores import Moments, ScoreHistogram
 
 
 def reference(sample):

@@ -1,0 +1,198 @@
+"""The report as one HTML text."""
+
+import base64
+import html
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pandas as pd
+
+from analysis.figures.catalogue import NAMES as FIGURE_NAMES
+from analysis.figures.catalogue import build_figures
+from analysis.figures.drawing import as_bytes
+from analysis.report.verdicts import (
+    FAILS,
+    HOLDS,
+    NOT_REACHED,
+    OPEN,
+    UNTESTED,
+    verdict_table,
+    verdicts,
+)
+from analysis.store.schema import STATUSES
+from analysis.tables.catalogue import build_tables
+from analysis.tables.render import STYLE, Table, html_figure, page
+from analysis.tables.theory import build_theory_table
+from analysis.trials.cells import FINISHED, NOT_STARTED, measured_trials
+from analysis.trials.gaps import commands
+from analysis.trials.load import Results
+
+_MOST_FAILURES = 200  # listed one by one
+
+
+_BADGES = {
+    HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_REACHED: "open", UNTESTED: "untested"
+}  # fmt: skip
+
+
+_STYLE = (
+    STYLE
+    + """
+nav { display: flex; flex-wrap: wrap; column-gap: 1rem }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
+.badge { padding: .05rem .5rem; border-radius: .6rem; font-weight: 600; white-space: nowrap }
+.holds { background: #cfe8dc } .fails { background: #f6d5c3 }
+.open { background: #e6e6e6 } .untested { color: #777; border: 1px dashed #aaa }
+#verdict-table td { white-space: normal; vertical-align: top }
+#verdict-table td:nth-child(2) { min-width: 7rem }
+img { max-width: 100%; height: auto; cursor: zoom-in; background: #fff }
+img.zoomed { max-width: none; width: 200%; cursor: zoom-out }
+td { max-width: 28rem; overflow: hidden; text-overflow: ellipsis }
+@media (max-width: 40rem) {
+  body { padding: 0 .4rem }
+  #verdict-table thead { display: none }
+  #verdict-table :is(table, tbody, tr, td) { display: block }
+  #verdict-table tr { padding: .5rem 0; border-bottom: 1px solid #ccc }
+  #verdict-table td:first-child { font-weight: 600 }
+}
+@media print { nav { display: none } figure { break-inside: avoid } }
+"""
+)
+
+
+_SCRIPT = """<script>
+document.querySelectorAll("img").forEach(function (image) {
+  image.addEventListener("click", function () { image.classList.toggle("zoomed") })
+})
+</script>"""
+
+
+def build_report(results: Results) -> str:
+    """The whole document. Args: results with the tables in `figures.catalogue.needed_tables()`.
+
+    Raises: ResultsError if a trial's rows are missing.
+    """
+    trials = measured_trials(results)
+    sections = {
+        "Verdicts": _verdicts(results),
+        "Tables": "\n".join(map(html_figure, _tables(results))),
+        "Figures": "\n".join(_figures(results)),
+        "Coverage": html_figure(coverage(results, trials)),
+        "Failures": html_figure(failures(trials)),
+        "Provenance": html_figure(provenance(results)),
+    }
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
+    parts = [
+        f'<h2 id="{name.lower()}">{name}</h2>\n{content}' for name, content in sections.items()
+    ]
+    body = "\n".join(
+        (f"<h1>BCE against CE</h1>\n{_lead(results, trials)}\n<nav>{links}</nav>", *parts)
+    )
+    return page("BCE against CE", f"{body}\n{_SCRIPT}", style=_STYLE)
+
+
+def _lead(results: Results, trials: pd.DataFrame) -> str:
+    finished = int((trials["status"] == FINISHED).sum())
+    text = f"{finished} of {len(trials)} trials of {results.path} are finished."
+    if finished < len(trials):
+        text += " Cells that lack trials hold a dash, and are averaged nowhere."
+    return f"<p>{html.escape(text)}</p>"
+
+
+def _verdicts(results: Results) -> str:
+    table = verdict_table(verdicts(results))
+    text = html_figure(table)
+    for verdict, name in _BADGES.items():
+        text = text.replace(
+            f"<td>{verdict}</td>", f'<td><span class="badge {name}">{verdict}</span></td>'
+        )
+    return text
+
+
+def _tables(results: Results) -> Iterator[Table]:
+    yield from build_tables(results, allow_partial=True)
+    theory = build_theory_table(results)
+    if theory.rows:
+        yield theory
+
+
+def _figures(results: Results) -> Iterator[str]:
+    for kind in FIGURE_NAMES:
+        for name, figure in build_figures(results, kind):
+            data = base64.b64encode(as_bytes(figure, "svg")).decode()
+            source = f"data:image/svg+xml;base64,{data}"
+            alt = html.escape(figure.get_suptitle().replace("\n", "; "))
+            yield f'<figure id="{html.escape(name)}"><img src="{source}" alt="{alt}"></figure>'
+
+
+def coverage(results: Results, trials: pd.DataFrame) -> Table:
+    """How many trials of each study, dataset and model are in which state."""
+    states = (*STATUSES, NOT_STARTED)
+    studies = results.plan[["trial_id", "study"]]
+    rows = trials.drop(columns="study").merge(studies, on="trial_id", how="left")
+    rows["study"] = rows["study"].fillna("in no study")
+    lines = []
+    for (study, dataset, model), group in rows.groupby(["study", "dataset", "model"], sort=True):
+        counts = group["status"].value_counts()
+        cells = (str(counts.get(state, 0) or "") for state in states)
+        lines.append((str(study), str(dataset), str(model), str(len(group)), *cells))
+    columns = ("Study", "Dataset", "Model", "Planned", *(state.capitalize() for state in states))
+    left = trials[trials["status"] != FINISHED]
+    notes = tuple(f"{command}: runs what is missing" for command in commands(left))
+    return Table("coverage-table", "Trials by state", columns, tuple(lines), notes, ())
+
+
+def failures(trials: pd.DataFrame) -> Table:
+    """Every trial that failed or diverged, and why."""
+    bad = trials[trials["status"].isin(("failed", "diverged"))].sort_values("trial_id")
+    names = ("trial_id", "status", "dataset", "model", "loss", "optimizer", "seed", "reason")
+    rows = tuple(
+        tuple("" if pd.isna(row[n]) else str(row[n]) for n in names)
+        for _, row in bad.head(_MOST_FAILURES).iterrows()
+    )
+    notes = [] if len(bad) else ["No trial failed or diverged."]
+    if len(bad) > len(rows):
+        notes.append(f"and {len(bad) - len(rows)} more")
+    title = "Trials that failed or diverged"
+    return Table("failures-table", title, names if rows else (), rows, tuple(notes), ())
+
+
+def provenance(results: Results) -> Table:
+    """What made these results: versions, commits, machines, times."""
+    trials = results.trials
+    facts = {
+        "Results": results.path,
+        "Report made": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "Trials started": _span(trials["started_at"]),
+        "Training and evaluation": f"{_duration(trials['wall_s'].sum())} of slots",
+    }
+    for title, column in (
+        ("Commit", "git_commit"),
+        ("Package", "version_package"),
+        ("torch", "version_torch"),
+        ("timm", "version_timm"),
+        ("Python", "version_python"),
+        ("Device", "device"),
+        ("Processes a trial", "world_size"),
+    ):
+        counts = trials[column].value_counts()
+        shown = (f"{value} ({n} trial{'s' * (n != 1)})" for value, n in counts.items())
+        facts[title] = ", ".join(shown) or "not recorded"
+    note = (
+        "every number's trials and files: python -m analysis.tables --trace "
+        f"--results {results.path}"
+    )
+    title = "Where these numbers come from"
+    return Table("provenance-table", title, ("What", "Value"), tuple(facts.items()), (note,), ())
+
+
+def _duration(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:.1f} hours" if hours >= 1 else f"{60 * hours:.1f} minutes"
+
+
+def _span(times: pd.Series) -> str:
+    known = times.dropna()
+    if known.empty:
+        return "not recorded"
+    return f"{known.min():%Y-%m-%d %H:%M} to {known.max():%Y-%m-%d %H:%M} UTC"

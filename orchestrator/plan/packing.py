@@ -1,0 +1,60 @@
+"""Which share of a GPU each trial gets. Decisions alone: `schedule` carries them out."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from orchestrator.plan.ledger import Kind, Ledger
+from orchestrator.plan.plan import Plan
+from orchestrator.plan.slots import AUTO, Node, Slot, gpu_share
+
+
+def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind, str]:
+    """A trial of each kind to measure: those of unknown memory where it decides a share.
+
+    `all_kinds`: those of unknown speed, too.
+    """
+    firsts = {kind: ids[0] for kind, ids in plan.kinds.items()}
+    some = any(node.get("GPU", 0) for node in nodes)
+    shared = {kind: i for kind, i in firsts.items() if some and plan.slots[i].gpus == AUTO}
+    asked = firsts if all_kinds else shared
+    costs = plan.ledger.costs
+    unknown = {
+        kind: i
+        for kind, i in asked.items()
+        if kind not in costs or (kind in shared and costs[kind].peak_memory_bytes is None)
+    }
+    if shared and not unknown:  # how much memory a GPU has isn't in the ledger
+        return dict([next(iter(shared.items()))])
+    return unknown
+
+
+def slots_on(plan: Plan, nodes: Sequence[Node]) -> dict[str, Slot]:
+    """What each trial that is to run takes of these nodes."""
+    return {
+        i: plan.slots[i].on(
+            nodes,
+            shared=_share(plan, kind),
+            trials=len(plan.to_do),
+            most=plan.trials[i].batch_size,
+        )
+        for kind, ids in plan.kinds.items()
+        for i in ids
+    }
+
+
+def _share(plan: Plan, kind: Kind) -> float:
+    cost, total = plan.ledger.costs.get(kind), plan.device_memory_bytes
+    if cost is None or cost.peak_memory_bytes is None or total is None:
+        return 1.0
+    return gpu_share(cost.peak_memory_bytes, total)
+
+
+def larger_after_oom(
+    slots: Mapping[str, Slot], ledger: Ledger, ids: Iterable[str]
+) -> dict[str, Slot]:
+    """Twice the share of a GPU for each trial that found a part of one too small."""
+    return {
+        i: replace(slots[i], gpus=min(2 * gpus, 1.0))
+        for i in ids
+        if 0 < (gpus := float(slots[i].gpus or 0)) < 1 and ledger.is_owed_memory(i)
+    }

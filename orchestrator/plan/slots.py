@@ -1,0 +1,163 @@
+"""What a trial takes of a cluster, and whether there is so much. Arithmetic alone; no Ray."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final, Literal
+
+from analysis.store.errors import InputError
+from orchestrator.options import AUTO
+
+HEAD_ROOM: Final = 1.25  # over the measured peak: fragments, and what a library takes later
+CONTEXT_BYTES: Final = 600 * 2**20  # of a GPU, for each process that uses it, outside PyTorch
+RESOLUTION: Final = 1e-4  # Ray counts no finer
+Node = Mapping[str, float]  # a node's resources by Ray's names
+Place = list[int]  # the node of each worker of a trial
+
+
+@dataclass(frozen=True)
+class Slot:
+    """CPUs and GPUs of a trial: `workers` processes with so many of each."""
+
+    workers: int | Literal["auto"] = 1  # auto: as many as leave no part of the cluster idle
+    cpus: float = 1
+    gpus: float | Literal["auto"] | None = None  # None: a whole one where there are any
+
+    def on(
+        self, nodes: Sequence[Node], *, shared: float = 1.0, trials: int = 1, most: int = 1
+    ) -> "Slot":
+        """The same in numbers: what None and auto are on these nodes.
+
+        GPUs that are auto are `shared`; workers, what `trials` that run together leave to each, up
+        to `most`.
+        """
+        slot = self
+        if not isinstance(slot.gpus, float | int):
+            there = any(node.get("GPU", 0) > 0 for node in nodes)
+            slot = replace(slot, gpus=(shared if slot.gpus == AUTO else 1.0) if there else 0.0)
+        if slot.workers == AUTO:
+            all_of_them = at_once(replace(slot, workers=1), nodes)
+            slot = replace(slot, workers=max(min(all_of_them // trials, most), 1))
+        return slot
+
+    def bundle(self) -> dict[str, float]:
+        """A worker's resources by Ray's names, without those that it takes none of."""
+        assert not isinstance(self.gpus, str)
+        return {name: n for name, n in (("CPU", self.cpus), ("GPU", self.gpus or 0.0)) if n}
+
+
+def at_once(slot: Slot, nodes: Sequence[Node]) -> int:
+    """How many such trials fit on these nodes."""
+    assert not isinstance(slot.workers, str)
+    return sum(_workers_on(node, slot.bundle()) for node in nodes) // slot.workers
+
+
+def _workers_on(node: Node, bundle: Mapping[str, float]) -> int:
+    return min(_units(node.get(name, 0)) // _units(amount) for name, amount in bundle.items())
+
+
+def _units(amount: float) -> int:
+    return round(amount / RESOLUTION)
+
+
+def free_on(nodes: Sequence[Node]) -> list[dict[str, int]]:
+    """What is free of each node when nothing runs, for `take`."""
+    return [{name: _units(amount) for name, amount in node.items()} for node in nodes]
+
+
+def take(free: list[dict[str, int]], slot: Slot, among: Iterable[int]) -> Place | None:
+    """Take such a trial's share of what is free of some nodes; where. None: no room, none taken."""
+    wanted, place = _wanted(slot), []
+    for number in among:
+        node = free[number]
+        while all(node.get(name, 0) >= amount for name, amount in wanted):
+            for name, amount in wanted:
+                node[name] -= amount
+            place.append(number)
+            if len(place) == slot.workers:
+                return place
+    give_back(free, slot, place)
+    return None
+
+
+def give_back(free: list[dict[str, int]], slot: Slot, place: Place) -> None:
+    """Undo `take`."""
+    for number in place:
+        for name, amount in _wanted(slot):
+            free[number][name] += amount
+
+
+@lru_cache
+def _wanted(slot: Slot) -> tuple[tuple[str, int], ...]:
+    """What each worker takes; the scarcest, which most often says no, first."""
+    return tuple((name, _units(amount)) for name, amount in reversed(slot.bundle().items()))
+
+
+def resources(nodes: Sequence[Node]) -> str:
+    """What there is in all, as `2 nodes with 16 CPU, 8 GPU`."""
+    totals = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    there = ", ".join(f"{total:g} {name}" for name, total in totals.items() if total)
+    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {there or 'no CPU'}"
+
+
+def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
+    """Raises InputError for a trial that can never be placed: what it lacks, and what there is."""
+    for slot in dict.fromkeys(slots):
+        if at_once(slot, nodes):
+            continue
+        assert not isinstance(slot.workers, str)
+        for name, amount in slot.bundle().items():
+            total = sum(node.get(name, 0) for node in nodes)
+            wanted = amount * slot.workers
+            option = f"--{name.lower()}s-per-worker" + (" or --workers" * (slot.workers > 1))
+            if wanted > total:
+                raise InputError(
+                    f"a trial wants {wanted:g} {name} and the cluster has {total:g}; ask for less "
+                    f"with {option}"
+                )
+            largest = max(node.get(name, 0) for node in nodes)
+            if amount > largest:
+                raise InputError(
+                    f"a worker wants {amount:g} {name} of one node and the largest has "
+                    f"{largest:g}; ask for less with --{name.lower()}s-per-worker"
+                )
+        wants = " and ".join(f"{n:g} {name}" for name, n in slot.bundle().items())
+        raise InputError(
+            f"{slot.workers} workers of {wants} each don't fit on the cluster's {len(nodes)} "
+            "nodes together; ask for less with --workers"
+        )
+
+
+def gpu_share(peak_bytes: int, total_bytes: int) -> float:
+    """The fraction of a GPU that a trial of this peak takes: 1/k, so that k of them fit."""
+    k = total_bytes // (peak_bytes * HEAD_ROOM + CONTEXT_BYTES)
+    return math.floor(1e4 / max(k, 1)) / 1e4  # Ray's resolution
+
+
+def _check_amount(name: str, value: float, told: str) -> None:
+    if not _LEAST[name] <= value < math.inf:
+        raise InputError(f"{told} must be at least {_LEAST[name]:g}, and finite")
+    if name == "gpus" and (0 < value < RESOLUTION or (value > 1 and value % 1)):
+        raise InputError(f"{told} must be 0, a part of one GPU from {RESOLUTION:g}, or whole ones")
+
+
+SLOT_KEYS: Final = {"workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
+_LEAST: Final = {"workers": 1, "cpus": 0.01, "gpus": 0}
+
+
+def parse_slot(keys: Mapping[str, Any], where: str) -> Slot:
+    """The slot of a study's `resources` block, or of the command line. Raises InputError."""
+    values: dict[str, Any] = {}
+    for key, value in keys.items():
+        name = SLOT_KEYS[key]
+        if name in ("gpus", "workers") and value == AUTO:
+            values[name] = AUTO
+            continue
+        whole = name == "workers"
+        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            kind = "a whole number" if whole else "a number"
+            raise InputError(f"{where}: {key}={value!r} must be {kind}")
+        _check_amount(name, value, f"{where}: {key}={value:g}")
+        values[name] = value if whole else float(value)
+    return Slot(**values)

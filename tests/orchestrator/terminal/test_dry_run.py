@@ -1,0 +1,109 @@
+"""What a dry run says of a plan whose costs are known."""
+
+from pathlib import Path
+
+import pytest
+
+from analysis.compact import compact
+from analysis.store.results import ResultStore
+from analysis.trials.load import open_results
+from orchestrator.options import parse_args
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.terminal.dry_run import show_plan
+
+STUDY = """
+dataset: digits
+model: mlp
+loss: ce
+optimizer: sgd
+batch_size: [10, 20]
+seed: [0, 1, 2]
+epochs: 36
+"""
+BOX = [{"CPU": 4.0}]
+
+
+@pytest.fixture
+def shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> list[str]:
+    """Six trials, of 10 and of 20 s an epoch, two thousand and a million bytes a trial."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    args = parse_args(["--study", "mine.yaml", "--cpus-per-worker", "2"])
+    plan: Plan = make_plan(args, ResultStore("results"))
+    found = {
+        kind: {
+            "seconds_per_epoch": float(plan.trials[ids[0]].batch_size),
+            "peak_memory_bytes": 0,
+            "device_memory_bytes": 0,
+            "results_bytes": 2_000 if plan.trials[ids[0]].batch_size == 10 else 1_000_000,
+            "checkpoint_bytes": plan.trials[ids[0]].batch_size * 10**8,
+        }
+        for kind, ids in plan.kinds.items()
+    }
+    plan = plan.with_probes(found)  # pyright: ignore[reportArgumentType]
+    show_plan(plan, args, ResultStore("results"), BOX)
+    return capsys.readouterr().out.splitlines()
+
+
+def test_time_is_that_of_the_schedule(shown: list[str]) -> None:
+    # One of each kind, then the longest: 720 + 720 + 360, beside 360 + 720 + 360 s; 15 to start.
+    assert "estimated wall time: 30 min with at most 2 at once" in "\n".join(shown)
+    assert "estimated use: 1.8 CPU-hours" in shown  # 3 x 360 + 3 x 720 s on two CPUs
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        (
+            ["--cpus-per-worker", "9"],
+            "estimated wall time: none here (--address auto asks",
+        ),
+        ([], "estimated wall time: unknown; no finished trial of 2 of 2 kinds"),
+        ([], "estimated disk: unknown; no trial has finished in the results"),
+        (["--quiet"], "6 trials, 2 done (1 failed, 1 diverged), 4 to run"),
+    ],
+)
+def test_what_can_not_be_told_is_said(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    argv: list[str],
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    args = parse_args(["--study", "mine.yaml", *argv])
+    store = ResultStore("results")
+    if args.quiet:
+        trials = make_plan(args, store).trials
+        for (i, config), status in zip(trials.items(), ("failed", "diverged"), strict=False):
+            row = {"trial_id": i, **config.row(), "status": status}
+            store.write_rows("trials", i, [row])
+    show_plan(make_plan(args, store), args, store, BOX)
+    lines = capsys.readouterr().out.splitlines()
+    assert [found for found in lines if found.startswith(line)]
+    assert args.quiet != any(" new " in found for found in lines)
+
+
+def test_disk_counts_trials_and_not_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(STUDY)
+    args, store = parse_args(["--study", "mine.yaml"]), ResultStore("results")
+    for i, config in list(make_plan(args, store).trials.items())[:3]:
+        row = {"trial_id": i, **config.row(), "status": "finished"}
+        store.write_rows("trials", i, [row])
+    compact(open_results("results"))
+    (merged,) = (tmp_path / "results" / "trials").iterdir()
+    show_plan(make_plan(args, store), args, store, BOX)
+    size = f"{merged.stat().st_size / 1e6:,.3g} MB"  # of three trials there, and of three to run
+    told = f"estimated disk: {size} of results, as the 3 finished trials there took"
+    assert told in capsys.readouterr().out
+
+
+def test_disk_is_that_of_all_results_and_of_the_largest_checkpoints(shown: list[str]) -> None:
+    assert "estimated disk: 3.01 MB of results" in shown
+    assert "  and while it runs 8 GB of checkpoints, 2 of each running trial" in shown

@@ -1,0 +1,271 @@
+"""One trial from its start, or its newest checkpoint, to its last row in the store.
+
+What an epoch does is in `trainer.py`; how several processes share a trial in `ranks.py`.
+"""
+
+import errno
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from analysis.store.errors import InputError, one_line
+from analysis.store.results import CHECKPOINTS, ResultStore
+from trainers.config import TrialConfig
+from trainers.data.splits import load_data
+from trainers.run import checkpoint, provenance
+from trainers.run.device import device_name, peak_memory_bytes
+from trainers.run.memory import keep_freed_memory
+from trainers.run.ranks import RankLostError, Ranks, alone, lost_rank
+from trainers.run.trainer import Diverged, Trainer
+
+Row = dict[str, Any]
+# Of a file that the user's code names; any other OSError is the machine's. None: Pillow's own.
+OWN: Final = (
+    None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
+    errno.EINVAL,
+)  # fmt: skip
+
+
+def run_trial(
+    config: TrialConfig,
+    report: Callable[[Row], None],
+    *,
+    store: ResultStore,
+    data_dir: Path = Path("data"),
+    download: bool = True,
+    keep_checkpoints: bool = False,
+    ranks: Ranks | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Row:
+    """Train one trial to its end, from its newest checkpoint if it has one.
+
+    `report` gets every epoch's row, those restored from the checkpoint first. Returns the trial's
+    row, which is in the store by then, as are its epochs and scores. A trial that fails by itself
+    ends as `failed` or `diverged` with its reason; only what is wrong with the machine (OSError)
+    is raised. Asked before each epoch, `should_stop` ends the call where a later one goes on; the
+    row's status is `running` then.
+
+    With several `ranks` each of them calls this; the main one alone reports and writes, except that
+    a rank which fails by itself writes why, since the main one only sees that it is gone.
+    """
+    ranks = ranks or alone()
+    if ranks.device.type == "cpu":
+        keep_freed_memory()
+    lock = store.lock(CHECKPOINTS, f".{config.trial_id}.lock", wait=True)
+    with lock if ranks.is_main else nullcontext(lambda: None) as check_lock:
+        before = ranks.from_main(store.read_rows("trials", config.trial_id))
+        if before and before[0]["status"] == "finished":  # by whom this one waited for
+            for row in store.read_rows("epochs", config.trial_id) if ranks.is_main else []:
+                report(row)
+            return before[0]
+        attempt = _Attempt(config, store, ranks, before[0] if before else {}, check_lock)
+        try:
+            attempt.restore()
+            attempt.write("running")
+            trainer = attempt.start(data_dir=data_dir, download=download, report=report)
+            attempt.run(trainer, report, should_stop)
+            if attempt.state.epoch < config.epochs:
+                attempt.write("running")
+                return ranks.from_main(attempt.row)
+            attempt.finish(trainer)
+        except OSError:  # the machine's
+            raise
+        except Diverged as end:
+            return ranks.from_main(attempt.give_up("diverged", str(end)))
+        except Exception as error:
+            if ranks.world_size > 1 and lost_rank(error):
+                raise RankLostError(f"a rank of {config.trial_id} is gone: {error}") from error
+            if not isinstance(error, InputError):
+                attempt.row["traceback"] = traceback.format_exc()
+            return attempt.give_up("failed", _reason(error, config))
+        if ranks.is_main and not keep_checkpoints:
+            store.remove_folder(CHECKPOINTS, config.trial_id)
+        return ranks.from_main(attempt.row)
+
+
+class _OwnError(RuntimeError):
+    """An OSError of the code that trains, such as a loss that opens a file which is not there."""
+
+
+@contextmanager
+def _own_code() -> Iterator[None]:
+    """Tells what a model or a loss can't find or open from what is wrong with the machine."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in OWN or isinstance(
+            error, RankLostError | ConnectionError | TimeoutError
+        ):
+            raise
+        raise _OwnError(one_line(error)) from error
+
+
+def _reason(error: Exception, config: TrialConfig) -> str:
+    if isinstance(error, InputError | _OwnError):
+        return str(error)
+    text = f"{type(error).__name__}: {error}"
+    if "Expected more than 1 value per channel" in text:
+        return (
+            f"batch_size={config.batch_size} leaves a batch of one sample, which BatchNorm can't "
+            f"take where the image has become a pixel; choose another ({text})"
+        )
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
+        return (
+            f"out of memory at batch_size={config.batch_size}; use more workers for a trial, or "
+            f"fewer trials on a device ({text})"
+        )
+    return text
+
+
+class _Attempt:
+    """One try at a trial: its state between epochs and its row."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        store: ResultStore,
+        ranks: Ranks,
+        before: Row,
+        check_lock: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.ranks = ranks
+        self.check_lock = check_lock
+        self.device = ranks.device
+        self.state = checkpoint.State(config.trial_id)
+        self.started = time.perf_counter()
+        self.row: Row = {
+            "trial_id": config.trial_id,
+            **config.row(),
+            "world_size": ranks.world_size,
+            "device": device_name(self.device),
+            **provenance.versions(),
+            "started_at": before.get("started_at") or datetime.now(UTC),
+            "attempts": (before.get("attempts") or 0) + 1,
+        }
+
+    def restore(self) -> None:
+        """Take up the newest checkpoint. Raises ValueError if it is not this trial's."""
+        self.state = checkpoint.load(self.store, self.config.trial_id)
+        self.started -= self.state.wall_s
+
+    def start(self, *, data_dir: Path, download: bool, report: Callable[[Row], None]) -> Trainer:
+        """Build what is trained, as it was after the last epoch in the checkpoint."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self.device)
+        data = load_data(self.config, data_dir=data_dir, download=download, device=self.device)
+        with _own_code():
+            trainer = Trainer(self.config, data, self.ranks)
+        if self.state.epoch:
+            trainer.load_state(vars(self.state))
+        for row in self.state.rows if self.ranks.is_main else []:
+            report(row)
+        self.row |= {
+            "batch_norm": trainer.batch_norm,
+            "num_features": trainer.num_features,
+            "num_train": len(data.train),
+            "num_test": len(data.test) if data.test is not None else 0,
+        }
+        return trainer
+
+    def run(
+        self, trainer: Trainer, report: Callable[[Row], None], should_stop: Callable[[], bool]
+    ) -> None:
+        """The epochs that are left. No checkpoint after the last: the results follow at once."""
+        config = self.config
+        for epoch in range(self.state.epoch + 1, config.epochs + 1):
+            if self.ranks.from_main(self.ranks.is_main and should_stop()):
+                return
+            with _own_code():
+                row = self._epoch(trainer, epoch)
+            self.state.rows.append(row)
+            self.state.epoch = epoch
+            if self.ranks.is_main:
+                if epoch < config.epochs:
+                    self._save(trainer)
+                report(row)
+
+    def _epoch(self, trainer: Trainer, epoch: int) -> Row:
+        begin = time.perf_counter()
+        row = trainer.train_epoch(epoch)
+        trained = time.perf_counter()
+        samples = row.pop("samples")
+        last = epoch == self.config.epochs
+        if last or epoch <= self.config.eval_dense or epoch % self.config.eval_every == 0:
+            row |= trainer.evaluate(with_scores=last)
+        end = time.perf_counter()
+        return {
+            "trial_id": self.config.trial_id,
+            **row,
+            "samples_per_s": samples / (trained - begin),
+            "train_s": trained - begin,
+            "eval_s": end - trained,
+            "epoch_s": end - begin,
+        }
+
+    def _save(self, trainer: Trainer) -> None:
+        self.check_lock()
+        vars(self.state).update(trainer.state())
+        self.state.wall_s = time.perf_counter() - self.started
+        checkpoint.save(self.store, self.state)
+
+    def finish(self, trainer: Trainer) -> None:
+        """Write everything; the trial's row last, since it says that the rest is there."""
+        scores = trainer.score_rows()
+        if not self.ranks.is_main:
+            return
+        self.check_lock()
+        with_features = self.config.regularizer == "global"
+        features = trainer.feature_rows() if with_features else []
+        for table, rows in (("scores", scores), ("features", features)):
+            if rows:
+                trial_id = self.config.trial_id
+                self.store.write_rows(
+                    table, trial_id, [{"trial_id": trial_id, **row} for row in rows]
+                )
+        self._close("finished", None)
+
+    def give_up(self, status: str, reason: str) -> Row:
+        """Write the epochs so far and why there are no more.
+
+        Ranks diverge together, and leave that to the main one. One that failed writes for it.
+        """
+        reason = " ".join(reason.split())
+        if self.ranks.is_main:
+            self._close(status, reason)
+        elif status == "failed":
+            self.state = checkpoint.load(self.store, self.config.trial_id)  # the main rank's rows
+            self._close(status, reason)
+            raise RankLostError(f"rank {self.ranks.rank} failed: {reason}")
+        return self.row
+
+    def _close(self, status: str, reason: str | None) -> None:
+        self.check_lock()
+        self.store.write_rows("epochs", self.config.trial_id, self.state.rows)
+        self.write(status, reason)
+
+    def write(self, status: str, reason: str | None = None) -> None:
+        """Write the trial's row as of now."""
+        if status == "running" and not self.ranks.is_main:
+            return
+        rows = self.state.rows
+        train_s = sum(row["train_s"] for row in rows)
+        trained = sum(row["samples_per_s"] * row["train_s"] for row in rows)
+        self.row |= {
+            "status": status,
+            "reason": reason,
+            "epochs_done": self.state.epoch,
+            "wall_s": time.perf_counter() - self.started,
+            "train_s": train_s,
+            "eval_s": sum(row["eval_s"] for row in rows),
+            "samples_per_s": trained / train_s if train_s else None,
+            "peak_memory_bytes": peak_memory_bytes(self.device),
+        }
+        self.store.write_rows("trials", self.config.trial_id, [self.row])

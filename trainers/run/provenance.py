@@ -1,0 +1,36 @@
+"""Where a number came from: versions, commit, device, memory."""
+
+import platform
+import subprocess
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+PACKAGE = "collapse-grid"
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+@lru_cache(maxsize=1)
+def versions() -> dict[str, str | None]:
+    """The version columns of `analysis.store.schema.TRIALS`."""
+    return {
+        "version_package": version(PACKAGE),
+        "version_torch": torch.__version__,
+        "version_timm": version("timm"),
+        "version_python": platform.python_version(),
+        "git_commit": _git_commit(),
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of this code, with `-dirty` if it was changed since; None if not a checkout."""
+    if not (REPOSITORY / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no commit yet
+        return None
+    return done.stdout.strip()
