@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from analysis.store.errors import InputError
-from trainers.data import splits as data_module
 from trainers.config import TrialConfig
+from trainers.data import splits as data_module
 from trainers.data.augment import crop_padding
 from trainers.data.splits import Data, check_data, load_data
 from trainers.datasets import Splits, register_dataset
