@@ -2,6 +2,7 @@
 
 `results/` was made there by `old.yaml` and, killed at its epoch 30, by `stopped.json`; `merged/` is
 the same after `analysis.compact`; `expected/` is what tables and theory printed of it.
+"""
 
 import shutil
 import sys
