@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from cluster.ray_config import Check, Config, machines, shared_folder
 
-PROBE: Final = Path(__file__).with_name("probe.py")
+PROBE: Final = Path(__file__).with_name("ssh_probe.py")
 SSH_OPTIONS: Final = (
     "BatchMode=yes", "ConnectTimeout=5", "IdentitiesOnly=yes", "LogLevel=ERROR",
     "StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null",  # as Ray does it

@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,7 +251,7 @@ def test_settings_of_a_command(words: list[str], option: str, value: Any) -> Non
         check_text_taken([config.row() for config in plan.trials.values()], name.strip(), text)
 
 
-def check_text_taken(rows: list[dict[str, Any]], name: str, text: str) -> None:
+def check_text_taken(rows: Sequence[Mapping[str, Any]], name: str, text: str) -> None:
     """Text that reads as a number was taken as that number."""
     try:
         number = float(text)

@@ -20,7 +20,7 @@ def name(config: TrialConfig) -> str:
 
 
 def train(config: TrialConfig, store: ResultStore) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = []
+    rows: list[Any] = []
     assert run_trial(config, rows.append, store=store)["status"] == "finished"
     return rows[-1]
 

@@ -9,12 +9,13 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, ClassVar, Final, Literal, Self
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from analysis.store.errors import InputError
+from analysis.store.rows import ConfigRow
 from trainers.datasets import find_dataset
 from trainers.names import check_model, check_optimizer
 from trainers.recipes import COSINE_END, RECIPES, Schedule
@@ -229,12 +230,12 @@ class TrialConfig(BaseModel):
         """First 12 hex digits of SHA-256 over the canonical JSON."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()[:12]
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> ConfigRow:
         """The config as columns of `store.schema.CONFIG_FIELDS`; dictionaries as JSON text."""
         fields = self.model_dump()
         for name in KWARGS:
             fields[name] = json.dumps(_shortest(fields[name]), sort_keys=True)
-        return fields
+        return cast(ConfigRow, fields)
 
 
 def _check_text(field: str, value: str) -> None:

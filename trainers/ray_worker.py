@@ -15,6 +15,7 @@ from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from analysis.store.results import ResultStore
+from analysis.store.rows import EpochRow, TrialRow
 from trainers.config import TrialConfig
 from trainers.registry import load_plugins
 from trainers.run.memory import collect_garbage_seldom
@@ -22,7 +23,6 @@ from trainers.run.memory import collect_garbage_seldom
 if TYPE_CHECKING:
     from trainers.run.probe import Probe
 
-Row = dict[str, Any]
 
 REPORT_EVERY_S = 1.0  # a report waits for the driver, which has every trial to listen to
 STOP = "stop"  # once an actor of this name is in Ray's directory, trials end after their epoch
@@ -41,6 +41,7 @@ class Job(TypedDict):
     plugin_path: str
     threads: int
     workers: int
+    gpus: float  # of each worker
 
 
 def train(params: dict[str, Any]) -> None:
@@ -101,7 +102,7 @@ def _stop_is_asked() -> bool:
     return True
 
 
-def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
+def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> TrialRow:
     """The trial in this process, alone or as one of several ranks."""
     collect_garbage_seldom()
     import torch  # here, since the driver, which only names `train`, does without it
@@ -118,6 +119,7 @@ def _run(job: Job, report: Callable[[Row], None], ranks: Any = None) -> Row:
         download=job["download"],
         keep_checkpoints=job["keep_checkpoints"],
         ranks=ranks,
+        gpu_share=job["gpus"] or None,
         should_stop=_once_a_second(_stop_is_asked),
     )
 
@@ -146,7 +148,7 @@ class _Rank:
     """One process of a DDP trial, an actor in the trial's own placement group."""
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._rows: list[EpochRow] = []
         self._lock = threading.Lock()
 
     def node(self) -> str:
@@ -161,7 +163,7 @@ class _Rank:
             probe.bind(("", 0))
             return f"tcp://{get_node_ip_address()}:{probe.getsockname()[1]}"
 
-    def run(self, job: Job, rank: int, meet_at: str) -> Row:
+    def run(self, job: Job, rank: int, meet_at: str) -> TrialRow:
         """Train as this rank; blocks until the end of the trial."""
         from trainers.run.ranks import join, talk_through
 
@@ -171,18 +173,18 @@ class _Rank:
         with join(meet_at, rank=rank, world_size=job["workers"], one_node=one_node) as ranks:
             return _run(job, self._add, ranks)
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: EpochRow) -> None:
         with self._lock:
             self._rows.append(row)
 
-    def take_rows(self) -> list[Row]:
+    def take_rows(self) -> list[EpochRow]:
         """The epochs since the last call; it is answered while `run` runs."""
         with self._lock:
             rows, self._rows = self._rows, []
         return rows
 
 
-def _run_group(job: Job, report: Callable[[list[Row]], None]) -> Row:
+def _run_group(job: Job, report: Callable[[list[EpochRow]], None]) -> TrialRow:
     """The trial in as many processes as it has workers.
 
     The first rank that ends badly ends the others. Raises what it died of, unless the store says
@@ -211,16 +213,16 @@ def _run_group(job: Job, report: Callable[[list[Row]], None]) -> Row:
             ends = [rank.run.remote(job, i, meet_at) for i, rank in enumerate(ranks)]
             return _follow(ends, ranks[0], report)
         except RayError:
-            rows = ResultStore(job["results"]).read_rows("trials", job["trial_id"])
-            if rows and rows[0]["status"] in ("failed", "diverged"):
-                return rows[0]
+            row = ResultStore(job["results"]).trial(job["trial_id"])
+            if row and row["status"] in ("failed", "diverged"):
+                return row
             raise
         finally:
             for rank in ranks:
                 ray.kill(rank)
 
 
-def _follow(ends: list, main: Any, report: Callable[[list[Row]], None]) -> Row:
+def _follow(ends: list, main: Any, report: Callable[[list[EpochRow]], None]) -> TrialRow:
     """Pass rows on until the main rank has ended. Raises RayError as soon as any rank dies."""
     pending = list(ends)
     while ends[0] in pending:
@@ -237,15 +239,15 @@ class _Pending:
     """Rows on their way to the driver, sent together once a second."""
 
     def __init__(self) -> None:
-        self._rows: list[Row] = []
+        self._rows: list[EpochRow] = []
         self._sent = time.monotonic()
 
-    def add(self, rows: list[Row]) -> None:
+    def add(self, rows: list[EpochRow]) -> None:
         self._rows += rows
         if self._rows and time.monotonic() - self._sent >= REPORT_EVERY_S:
             tune.report({"rows": self.take()})
 
-    def take(self) -> list[Row]:
+    def take(self) -> list[EpochRow]:
         self._sent = time.monotonic()
         rows, self._rows = self._rows, []
         return rows

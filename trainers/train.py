@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from analysis.store.command_line import Parser, run_main
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
+from analysis.store.rows import EpochRow, TrialRow
 from trainers.config import TrialConfig
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -47,7 +48,7 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def show(row: dict[str, Any]) -> None:
+def show(row: EpochRow) -> None:
     """One line an epoch."""
     names = ("train_loss", "accuracy_train", "accuracy_test", "uniform_accuracy_test", "nc1_train")
     values = (f"{name} {row[name]:.4g}" for name in names if row.get(name) is not None)
@@ -68,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted; the same command continues from the last epoch", file=sys.stderr)
         return INTERRUPTED
     if is_main:
-        print(f"{row['status']} after {row['wall_s']:.1f} s", row["reason"] or "")
+        print(f"{row['status']} after {row.get('wall_s') or 0.0:.1f} s", row["reason"] or "")
     return OK if row["status"] == "finished" else FAILED
 
 
-def train(args: argparse.Namespace, is_main: bool) -> dict[str, Any]:
+def train(args: argparse.Namespace, is_main: bool) -> TrialRow:
     """Run the trial, in this process or as one of torchrun's; its row. Raises InputError."""
     config, store = read_config(args.config), ResultStore(args.results)
     store.check_writable()

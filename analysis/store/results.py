@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +19,9 @@ from analysis.store.files import remove_parts, write_atomic
 from analysis.store.listing import read_trial
 from analysis.store.location import IMPATIENT, open_location
 from analysis.store.locks import lock, remove_expired
+from analysis.store.rows import EpochRow, TrialRow
 from analysis.store.schema import TABLES
 
-Row = Mapping[str, Any]
 CHECKPOINTS: Final = "checkpoints"  # a folder for each trial that has not ended
 KEPT: Final = 2  # of a running trial, should the newest be unreadable
 
@@ -74,7 +74,7 @@ class ResultStore:
         """A path inside the store, for its `filesystem`."""
         return "/".join((self.root, *parts))
 
-    def write_rows(self, table: str, trial_id: str, rows: Sequence[Row]) -> None:
+    def write_rows(self, table: str, trial_id: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Replace a trial's file of a table (a key of `analysis.store.schema.TABLES`).
 
         NaN and infinity become null: no number of a table is one.
@@ -89,6 +89,15 @@ class ResultStore:
     def read_rows(self, table: str, trial_id: str) -> list[dict[str, Any]]:
         """A trial's rows of a table, from its file or a merged one; none if it is in neither."""
         return read_trial(self.filesystem, self.path(table), trial_id)
+
+    def trial(self, trial_id: str) -> TrialRow | None:
+        """A trial's row; None if it never began."""
+        rows = self.read_rows("trials", trial_id)
+        return cast(TrialRow, rows[0]) if rows else None
+
+    def epochs(self, trial_id: str) -> list[EpochRow]:
+        """A trial's rows of `epochs`; none before it has ended."""
+        return cast(list[EpochRow], self.read_rows("epochs", trial_id))
 
     def write_bytes(self, data: bytes, *parts: str) -> None:
         """Replace a file of any kind, whole."""
@@ -141,7 +150,7 @@ def to_parquet(data: pa.Table) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
-def _nullable(row: Row) -> dict[str, Any]:
+def _nullable(row: Mapping[str, object]) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and not math.isfinite(value) else value
         for key, value in row.items()

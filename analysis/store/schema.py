@@ -4,7 +4,7 @@ The one module that both sides read: `trainers` writes by it, `analysis` reads b
 standard library and pyarrow only. Renaming a column or changing its unit raises SCHEMA_VERSION.
 """
 
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple, get_args
 
 import pyarrow as pa
 
@@ -55,7 +55,12 @@ BIAS_METRICS: Final = (
 )
 ALPHA_BIAS: Final = Metric("alpha_bias", ONE, "right side of Eq. (12) at the mean bias")
 
-STATUSES: Final = ("running", "finished", "failed", "diverged")
+Status = Literal["running", "finished", "failed", "diverged"]
+STATUSES: Final = get_args(Status)
+# What kind of end a trial came to that did not finish: by it, not by `reason`, is decided what runs
+# again. `device`: the machine's, such as a broken GPU; `own_code`: an error in a model or a loss.
+Failure = Literal["out_of_memory", "diverged", "input", "device", "lost_worker", "own_code"]
+FAILURES: Final = get_args(Failure)
 
 
 def _field(name: str, kind: pa.DataType, unit: str = "", about: str = "") -> pa.Field:
@@ -119,11 +124,13 @@ TRIALS: Final = _schema(
     *CONFIG_FIELDS,
     _field("status", pa.string(), "", " | ".join(STATUSES)),
     _field("reason", pa.string(), "", "why it failed or diverged, in a sentence"),
+    _field("failure", pa.string(), "", f"the kind of reason: {' | '.join(FAILURES)}"),
     _field(
         "epochs_done", pa.int32(), "epochs", "whole ones; with rows in epochs once it has ended"
     ),
     _field("world_size", pa.int32(), "processes", "that shared the trial"),
     _field("device", pa.string(), "", "cpu, or the GPU's name"),
+    _field("gpu_share", pa.float64(), "GPUs", "that a sweep gave to each process; null: no sweep"),
     _field("batch_norm", pa.string(), "", "global batch | per rank; null: one process, or none"),
     _field("num_features", pa.int32(), "features", "d"),
     _field("num_train", pa.int32(), "samples", "of the training set"),

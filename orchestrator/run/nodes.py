@@ -4,6 +4,7 @@ A node that joins later is not asked here; what starts Ray there asks `cluster.c
 """
 
 import tempfile
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,6 @@ from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 
 ANSWER_S: Final = 120.0  # a node's first Python process, which imports torch from a cold disk
-Versions = dict[str, str | None]
 
 
 def check_nodes(store: ResultStore) -> None:
@@ -46,7 +46,7 @@ def _ask(node_id: str, store: ResultStore, sign: str | None) -> Any:
     return look.remote(store.location, sign)
 
 
-def _look(results: str, sign: str | None) -> tuple[Versions, str | None]:
+def _look(results: str, sign: str | None) -> tuple[Mapping[str, object], str | None]:
     """On a node: its versions, and what is wrong with the results."""
     from trainers.run import provenance
 
@@ -61,7 +61,9 @@ def _look(results: str, sign: str | None) -> tuple[Versions, str | None]:
     return provenance.versions(), wrong
 
 
-def _check(node: dict[str, Any], answer: Any, mine: Versions, store: ResultStore) -> None:
+def _check(
+    node: dict[str, Any], answer: Any, mine: Mapping[str, object], store: ResultStore
+) -> None:
     import ray
     from ray.exceptions import RayError
 

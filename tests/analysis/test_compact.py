@@ -3,7 +3,6 @@
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -15,6 +14,7 @@ from analysis.compact import main
 from analysis.store.errors import ResultsError
 from analysis.store.locks import SWEEP_LOCK
 from analysis.store.results import ResultStore
+from analysis.store.rows import EpochRow
 from analysis.store.schema import EPOCHS, SCHEMA_VERSION, TABLES
 from analysis.trials.load import load_results
 from orchestrator.plan.ledger import forget, read_ledger
@@ -159,7 +159,7 @@ def test_a_merged_trial_is_not_trained_again_until_it_is_forgotten(
     store: Store, tiny: Callable[..., TrialConfig], without_times: Callable[[list], list]
 ) -> None:
     results, configs = ResultStore(store.root), [tiny(seed=0, epochs=2), tiny(seed=1, epochs=2)]
-    reported: list[dict[str, Any]] = []
+    reported: list[EpochRow] = []
     for config in configs:
         run_trial(config, lambda _: None, store=results)
     before = frames(store.root)

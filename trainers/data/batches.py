@@ -12,8 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.data.augment import BatchMixup, crop_and_flip, crop_padding, draw_angles, draw_crops, rotate
 from trainers.config import TrialConfig
+from trainers.data.augment import (
+    BatchMixup,
+    crop_and_flip,
+    crop_padding,
+    draw_angles,
+    draw_crops,
+    rotate,
+)
 from trainers.data.splits import Data
 
 

@@ -28,8 +28,6 @@ VERSION: Final = 1  # raised when the same files are decoded otherwise, or writt
 HEADER_BYTES: Final = 4096  # a page, so that images begin on one
 
 
-
-
 class Stored(NamedTuple):
     """A decoded split. Writing to a mapped one changes neither the file nor other processes."""
 

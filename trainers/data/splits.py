@@ -16,13 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from analysis.store.errors import InputError
+from trainers.config import TrialConfig
 from trainers.data import cache
 from trainers.data.augment import crop_padding
 from trainers.data.cache import Stored
-from trainers.datasets import Pending
-from trainers.config import TrialConfig
-from trainers.datasets import Dataset, Images, Labels, Wanted, find_dataset
-from analysis.store.errors import InputError
+from trainers.datasets import Dataset, Images, Labels, Pending, Wanted, find_dataset
 
 EVAL_BATCH: Final = 512  # samples
 EVAL_PIXELS: Final = 2**16  # in a batch on a CPU: what a layer makes of more leaves its caches

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from analysis.store.results import CHECKPOINTS, KEPT, ResultStore
+from analysis.store.rows import EpochRow
 
 FORMAT = 2
 
@@ -29,7 +30,7 @@ class State:
     optimizer: dict[str, Any] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)  # of the loss, with fp16
     class_means: Tensor | None = None  # of the last evaluation of the training set
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    rows: list[EpochRow] = field(default_factory=list)
     wall_s: float = 0.0
     format: int = FORMAT
 

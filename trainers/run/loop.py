@@ -3,46 +3,44 @@
 What an epoch does is in `trainer.py`; how several processes share a trial in `ranks.py`.
 """
 
-import errno
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import cast
 
 import torch
 
-from analysis.store.errors import InputError, one_line
+from analysis.store.errors import InputError
 from analysis.store.results import CHECKPOINTS, ResultStore
+from analysis.store.rows import EpochRow, TrialRow
+from analysis.store.schema import Status
 from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.run import checkpoint, provenance
 from trainers.run.device import device_name, peak_memory_bytes
+from trainers.run.failures import Diverged, Ending, ending_of, own_code
 from trainers.run.memory import keep_freed_memory
 from trainers.run.ranks import RankLostError, Ranks, alone, lost_rank
-from trainers.run.trainer import Diverged, Trainer
+from trainers.run.trainer import Trainer
 
-Row = dict[str, Any]
-# Of a file that the user's code names; any other OSError is the machine's. None: Pillow's own.
-OWN: Final = (
-    None, errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.EEXIST,
-    errno.EINVAL,
-)  # fmt: skip
+Report = Callable[[EpochRow], None]
 
 
 def run_trial(
     config: TrialConfig,
-    report: Callable[[Row], None],
+    report: Report,
     *,
     store: ResultStore,
     data_dir: Path = Path("data"),
     download: bool = True,
     keep_checkpoints: bool = False,
     ranks: Ranks | None = None,
+    gpu_share: float | None = None,
     should_stop: Callable[[], bool] = lambda: False,
-) -> Row:
+) -> TrialRow:
     """Train one trial to its end, from its newest checkpoint if it has one.
 
     `report` gets every epoch's row, those restored from the checkpoint first. Returns the trial's
@@ -59,12 +57,12 @@ def run_trial(
         keep_freed_memory()
     lock = store.lock(CHECKPOINTS, f".{config.trial_id}.lock", wait=True)
     with lock if ranks.is_main else nullcontext(lambda: None) as check_lock:
-        before = ranks.from_main(store.read_rows("trials", config.trial_id))
-        if before and before[0]["status"] == "finished":  # by whom this one waited for
-            for row in store.read_rows("epochs", config.trial_id) if ranks.is_main else []:
+        before = ranks.from_main(store.trial(config.trial_id))
+        if before and before["status"] == "finished":  # by whom this one waited for
+            for row in store.epochs(config.trial_id) if ranks.is_main else []:
                 report(row)
-            return before[0]
-        attempt = _Attempt(config, store, ranks, before[0] if before else {}, check_lock)
+            return before
+        attempt = _Attempt(config, store, ranks, before, check_lock, gpu_share)
         try:
             attempt.restore()
             attempt.write("running")
@@ -77,50 +75,18 @@ def run_trial(
         except OSError:  # the machine's
             raise
         except Diverged as end:
-            return ranks.from_main(attempt.give_up("diverged", str(end)))
+            ending = Ending("diverged", str(end))
+            return ranks.from_main(attempt.give_up("diverged", ending))
         except Exception as error:
             if ranks.world_size > 1 and lost_rank(error):
                 raise RankLostError(f"a rank of {config.trial_id} is gone: {error}") from error
             if not isinstance(error, InputError):
                 attempt.row["traceback"] = traceback.format_exc()
-            return attempt.give_up("failed", _reason(error, config))
+            ending = ending_of(error, config, gpu_share=gpu_share)
+            return attempt.give_up("failed", ending)
         if ranks.is_main and not keep_checkpoints:
             store.remove_folder(CHECKPOINTS, config.trial_id)
         return ranks.from_main(attempt.row)
-
-
-class _OwnError(RuntimeError):
-    """An OSError of the code that trains, such as a loss that opens a file which is not there."""
-
-
-@contextmanager
-def _own_code() -> Iterator[None]:
-    """Tells what a model or a loss can't find or open from what is wrong with the machine."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in OWN or isinstance(
-            error, RankLostError | ConnectionError | TimeoutError
-        ):
-            raise
-        raise _OwnError(one_line(error)) from error
-
-
-def _reason(error: Exception, config: TrialConfig) -> str:
-    if isinstance(error, InputError | _OwnError):
-        return str(error)
-    text = f"{type(error).__name__}: {error}"
-    if "Expected more than 1 value per channel" in text:
-        return (
-            f"batch_size={config.batch_size} leaves a batch of one sample, which BatchNorm can't "
-            f"take where the image has become a pixel; choose another ({text})"
-        )
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
-        return (
-            f"out of memory at batch_size={config.batch_size}; use more workers for a trial, or "
-            f"fewer trials on a device ({text})"
-        )
-    return text
 
 
 class _Attempt:
@@ -131,8 +97,9 @@ class _Attempt:
         config: TrialConfig,
         store: ResultStore,
         ranks: Ranks,
-        before: Row,
+        before: TrialRow | None,
         check_lock: Callable[[], None],
+        gpu_share: float | None,
     ) -> None:
         self.config = config
         self.store = store
@@ -141,14 +108,21 @@ class _Attempt:
         self.device = ranks.device
         self.state = checkpoint.State(config.trial_id)
         self.started = time.perf_counter()
-        self.row: Row = {
-            "trial_id": config.trial_id,
+        started_at = before.get("started_at") if before else None
+        attempts = before.get("attempts") if before else None
+        self.row: TrialRow = {
             **config.row(),
+            "trial_id": config.trial_id,
+            "status": "running",
+            "reason": None,
+            "failure": None,
+            "epochs_done": 0,
             "world_size": ranks.world_size,
             "device": device_name(self.device),
+            "gpu_share": gpu_share,
             **provenance.versions(),
-            "started_at": before.get("started_at") or datetime.now(UTC),
-            "attempts": (before.get("attempts") or 0) + 1,
+            "started_at": started_at or datetime.now(UTC),
+            "attempts": (attempts or 0) + 1,
         }
 
     def restore(self) -> None:
@@ -156,34 +130,34 @@ class _Attempt:
         self.state = checkpoint.load(self.store, self.config.trial_id)
         self.started -= self.state.wall_s
 
-    def start(self, *, data_dir: Path, download: bool, report: Callable[[Row], None]) -> Trainer:
+    def start(self, *, data_dir: Path, download: bool, report: Report) -> Trainer:
         """Build what is trained, as it was after the last epoch in the checkpoint."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         data = load_data(self.config, data_dir=data_dir, download=download, device=self.device)
-        with _own_code():
+        with own_code():
             trainer = Trainer(self.config, data, self.ranks)
         if self.state.epoch:
             trainer.load_state(vars(self.state))
         for row in self.state.rows if self.ranks.is_main else []:
             report(row)
-        self.row |= {
-            "batch_norm": trainer.batch_norm,
-            "num_features": trainer.num_features,
-            "num_train": len(data.train),
-            "num_test": len(data.test) if data.test is not None else 0,
-        }
+        self.row.update(
+            {
+                "batch_norm": trainer.batch_norm,
+                "num_features": trainer.num_features,
+                "num_train": len(data.train),
+                "num_test": len(data.test) if data.test is not None else 0,
+            }
+        )
         return trainer
 
-    def run(
-        self, trainer: Trainer, report: Callable[[Row], None], should_stop: Callable[[], bool]
-    ) -> None:
+    def run(self, trainer: Trainer, report: Report, should_stop: Callable[[], bool]) -> None:
         """The epochs that are left. No checkpoint after the last: the results follow at once."""
         config = self.config
         for epoch in range(self.state.epoch + 1, config.epochs + 1):
             if self.ranks.from_main(self.ranks.is_main and should_stop()):
                 return
-            with _own_code():
+            with own_code():
                 row = self._epoch(trainer, epoch)
             self.state.rows.append(row)
             self.state.epoch = epoch
@@ -192,23 +166,26 @@ class _Attempt:
                     self._save(trainer)
                 report(row)
 
-    def _epoch(self, trainer: Trainer, epoch: int) -> Row:
+    def _epoch(self, trainer: Trainer, epoch: int) -> EpochRow:
         begin = time.perf_counter()
-        row = trainer.train_epoch(epoch)
+        done = trainer.train_epoch(epoch)
         trained = time.perf_counter()
-        samples = row.pop("samples")
         last = epoch == self.config.epochs
-        if last or epoch <= self.config.eval_dense or epoch % self.config.eval_every == 0:
-            row |= trainer.evaluate(with_scores=last)
+        is_due = last or epoch <= self.config.eval_dense or epoch % self.config.eval_every == 0
+        metrics = trainer.evaluate(with_scores=last) if is_due else {}
         end = time.perf_counter()
-        return {
+        row: EpochRow = {
             "trial_id": self.config.trial_id,
-            **row,
-            "samples_per_s": samples / (trained - begin),
+            "epoch": epoch,
+            "lr": done["lr"],
+            "train_loss": done["train_loss"],
+            "train_objective": done["train_objective"],
+            "samples_per_s": done["samples"] / (trained - begin),
             "train_s": trained - begin,
             "eval_s": end - trained,
             "epoch_s": end - begin,
         }
+        return cast(EpochRow, {**row, **metrics})
 
     def _save(self, trainer: Trainer) -> None:
         self.check_lock()
@@ -226,46 +203,46 @@ class _Attempt:
         features = trainer.feature_rows() if with_features else []
         for table, rows in (("scores", scores), ("features", features)):
             if rows:
-                trial_id = self.config.trial_id
-                self.store.write_rows(
-                    table, trial_id, [{"trial_id": trial_id, **row} for row in rows]
-                )
+                self.store.write_rows(table, self.config.trial_id, rows)
         self._close("finished", None)
 
-    def give_up(self, status: str, reason: str) -> Row:
+    def give_up(self, status: Status, ending: Ending) -> TrialRow:
         """Write the epochs so far and why there are no more.
 
         Ranks diverge together, and leave that to the main one. One that failed writes for it.
         """
-        reason = " ".join(reason.split())
+        ending = ending._replace(reason=" ".join(ending.reason.split()))
         if self.ranks.is_main:
-            self._close(status, reason)
+            self._close(status, ending)
         elif status == "failed":
             self.state = checkpoint.load(self.store, self.config.trial_id)  # the main rank's rows
-            self._close(status, reason)
-            raise RankLostError(f"rank {self.ranks.rank} failed: {reason}")
+            self._close(status, ending)
+            raise RankLostError(f"rank {self.ranks.rank} failed: {ending.reason}")
         return self.row
 
-    def _close(self, status: str, reason: str | None) -> None:
+    def _close(self, status: Status, ending: Ending | None) -> None:
         self.check_lock()
         self.store.write_rows("epochs", self.config.trial_id, self.state.rows)
-        self.write(status, reason)
+        self.write(status, ending)
 
-    def write(self, status: str, reason: str | None = None) -> None:
+    def write(self, status: Status, ending: Ending | None = None) -> None:
         """Write the trial's row as of now."""
         if status == "running" and not self.ranks.is_main:
             return
         rows = self.state.rows
         train_s = sum(row["train_s"] for row in rows)
         trained = sum(row["samples_per_s"] * row["train_s"] for row in rows)
-        self.row |= {
-            "status": status,
-            "reason": reason,
-            "epochs_done": self.state.epoch,
-            "wall_s": time.perf_counter() - self.started,
-            "train_s": train_s,
-            "eval_s": sum(row["eval_s"] for row in rows),
-            "samples_per_s": trained / train_s if train_s else None,
-            "peak_memory_bytes": peak_memory_bytes(self.device),
-        }
+        self.row.update(
+            {
+                "status": status,
+                "reason": ending and ending.reason,
+                "failure": ending and ending.failure,
+                "epochs_done": self.state.epoch,
+                "wall_s": time.perf_counter() - self.started,
+                "train_s": train_s,
+                "eval_s": sum(row["eval_s"] for row in rows),
+                "samples_per_s": trained / train_s if train_s else None,
+                "peak_memory_bytes": peak_memory_bytes(self.device),
+            }
+        )
         self.store.write_rows("trials", self.config.trial_id, [self.row])

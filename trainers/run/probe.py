@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict
@@ -14,7 +15,7 @@ from trainers.run.device import device_memory_bytes, peak_memory_bytes
 from trainers.run.memory import keep_freed_memory
 from trainers.run.provenance import versions
 from trainers.run.ranks import alone
-from trainers.run.trainer import MAX_FEATURES, Row, Trainer
+from trainers.run.trainer import MAX_FEATURES, Trainer
 
 STEPS = 4
 
@@ -66,7 +67,7 @@ def probe(config: TrialConfig, *, data_dir: Path, download: bool) -> Probe:
     }
 
 
-def _results_bytes(trainer: Trainer, whole: Data, row: Row) -> int:
+def _results_bytes(trainer: Trainer, whole: Data, row: Mapping[str, object]) -> int:
     """Files with an epoch, written and measured; what the other epochs and the features add."""
     config, trial_id = trainer.config, trainer.config.trial_id
     tables = {

@@ -1,20 +1,31 @@
-"""Where a number came from: versions, commit, device, memory."""
+"""Where a number came from: versions and commit."""
 
 import platform
 import subprocess
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 
 PACKAGE = "collapse-grid"
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class Versions(TypedDict):
+    """The version columns of `trials`."""
+
+    version_package: str
+    version_torch: str
+    version_timm: str
+    version_python: str
+    git_commit: str | None
 
 
 @lru_cache(maxsize=1)
-def versions() -> dict[str, str | None]:
-    """The version columns of `analysis.store.schema.TRIALS`."""
+def versions() -> Versions:
+    """Of this package, and of what it stands on."""
     return {
         "version_package": version(PACKAGE),
         "version_torch": torch.__version__,

@@ -6,12 +6,13 @@ Trainer of its own and calls the same methods in the same order.
 
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from analysis.store.rows import FeatureRow, Metrics, ScoreRow
 from trainers.config import LAMBDAS, TrialConfig
 from trainers.data.batches import Batch, TrainBatches
 from trainers.data.splits import Data, Split, eval_batches
@@ -23,9 +24,9 @@ from trainers.model.classifier import build_model
 from trainers.model.losses import feature_penalty
 from trainers.model.optim import build_optimizer, learning_rate
 from trainers.registry import LOSSES
+from trainers.run.failures import Diverged
 from trainers.run.ranks import Ranks, synchronise_batch_norm, wrap
 
-Row = dict[str, Any]
 MAX_FEATURES = 2000  # test samples whose features are kept for pictures
 # A shorter trial isn't compiled although it asks for it: that costs a minute, or seconds where a
 # trial of the same kind has filled the compiler's cache on this machine.
@@ -33,8 +34,14 @@ COMPILE_FROM_STEPS = 1000
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class Diverged(Exception):  # noqa: N818  (a way for a trial to end, not an error of the program)
-    """The loss is no longer a finite number."""
+class TrainedEpoch(TypedDict):
+    """What an epoch of training tells: part of its `EpochRow`, and how many samples it took."""
+
+    epoch: int
+    lr: float
+    train_loss: float
+    train_objective: float
+    samples: int
 
 
 class Trainer:
@@ -67,7 +74,7 @@ class Trainer:
         """d, the length of a feature vector."""
         return self.model.head.weight.shape[1]
 
-    def train_epoch(self, epoch: int) -> Row:
+    def train_epoch(self, epoch: int) -> TrainedEpoch:
         """Train one epoch (1-based). Raises Diverged, naming epoch, step and learning rate."""
         lr = learning_rate(self.config, epoch)
         for group in self.optimizer.param_groups:
@@ -169,7 +176,7 @@ class Trainer:
             for inputs, labels in eval_batches(split):
                 yield *self.model(self.data.prepare(inputs)), labels
 
-    def evaluate(self, *, with_scores: bool = False) -> Row:
+    def evaluate(self, *, with_scores: bool = False) -> Metrics:
         """Every metric of both splits, each split in one pass; empty but on the main rank.
 
         `with_scores` fills `scores` in the pass over the training set, and `threshold_curve` after
@@ -180,14 +187,14 @@ class Trainer:
         train, accumulator = self._evaluate(self.data.train, self.class_means, histogram)
         means = self.ranks.from_main(accumulator.class_means)
         self.class_means = means.to(self.ranks.device)
-        test: Row = {}
+        test: Metrics = {}
         if self.data.test is not None:
             test, accumulator = self._evaluate(self.data.test, self.class_means)
             if with_scores and self.ranks.is_main:
                 self.threshold_curve = accumulator.threshold_curve()
         if not self.ranks.is_main:
             return {}
-        row: Row = {f"{key}_train": value for key, value in train.items() if key != "loss"}
+        row: Metrics = {f"{key}_train": value for key, value in train.items() if key != "loss"}
         for name in ("bias_mean", "bias_std"):
             row[name] = row.pop(f"{name}_train")
         of_classifier = ("bias_mean", "bias_std", "nc2", "nc2_centered")
@@ -201,7 +208,7 @@ class Trainer:
         split: Split,
         class_means: Tensor | None,
         histogram: ScoreHistogram | None = None,
-    ) -> tuple[Row, Accumulator]:
+    ) -> tuple[Metrics, Accumulator]:
         """Metrics of a split, and what they are made of: on the main rank of all ranks' samples."""
         head, device = self.model.head, self.ranks.device
         accumulator = Accumulator(
@@ -243,7 +250,7 @@ class Trainer:
             **self._lambdas,
         )
 
-    def score_rows(self) -> list[Row]:
+    def score_rows(self) -> list[ScoreRow]:
         """The distributions in `scores` of all ranks, and the K biases, for Fig. 3.
 
         With them the `threshold_curve`, a bin from each threshold to the next.
@@ -253,16 +260,21 @@ class Trainer:
             first.merge(other)
         step = 1 / STEPS_PER_UNIT
         biases = self.model.head.bias.detach().double().tolist()
-        return [
-            *map(dict, first.rows()),
-            *({"kind": "bias", "bin_left": b, "bin_right": b, "count": 1} for b in biases),
+        bins = [
             *(
-                {"kind": "uniform", "bin_left": t, "bin_right": t + step, "count": n}
-                for t, n in self.threshold_curve
+                (row["kind"], row["bin_left"], row["bin_right"], row["count"])
+                for row in first.rows()
             ),
+            *(("bias", b, b, 1) for b in biases),
+            *(("uniform", t, t + step, n) for t, n in self.threshold_curve),
         ]
+        return [
+            {"trial_id": self.config.trial_id, "kind": kind, "bin_left": left, "bin_right": right,
+             "count": count}
+            for kind, left, right, count in bins
+        ]  # fmt: skip
 
-    def feature_rows(self) -> list[Row]:
+    def feature_rows(self) -> list[FeatureRow]:
         """Features of at most MAX_FEATURES test samples, chosen by the seed, for Fig. 4."""
         test = self.data.test
         if test is None:
@@ -272,7 +284,10 @@ class Trainer:
         part = Split(test.inputs[chosen], test.labels[chosen])
         features = torch.cat([f.float().cpu() for f, _, _ in self.forward(part)])
         triples = zip(chosen.tolist(), part.labels.tolist(), features.numpy(), strict=True)
-        return [{"sample_index": i, "label": y, "features": f} for i, y, f in triples]
+        return [
+            {"trial_id": self.config.trial_id, "sample_index": i, "label": y, "features": f}
+            for i, y, f in triples
+        ]
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of it, by the names of `checkpoint.State`."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from analysis.store.errors import InputError
+from analysis.store.rows import ConfigRow
 from orchestrator.plan.slots import Slot
 from orchestrator.plan.study import (
     check_blocks,
@@ -20,7 +21,7 @@ from orchestrator.plan.study import (
 BASE = "dataset: digits\nmodel: resnet18\noptimizer: sgd\n"
 
 
-def trials(text: str) -> list[dict]:
+def trials(text: str) -> list[ConfigRow]:
     study = parse_study(BASE + text, name="mine", where="mine.yaml")
     return [config.row() for config in expand(study).values()]
 

@@ -45,9 +45,9 @@ class Stop(BaseException):
 
 
 def run(config: TrialConfig, store: ResultStore, *, stop_after: int | None = None) -> Rows:
-    rows: Rows = []
+    rows: list[Any] = []
 
-    def report(row: dict[str, Any]) -> None:
+    def report(row: Any) -> None:
         rows.append(row)
         if row["epoch"] == stop_after:
             raise Stop

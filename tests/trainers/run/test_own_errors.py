@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 from PIL import UnidentifiedImageError
 
-from analysis.store.errors import one_line
 from analysis.store.results import ResultStore
 from trainers.config import TrialConfig
 from trainers.run.loop import run_trial
@@ -43,7 +42,8 @@ def test_what_a_loss_can_not_open_is_the_trials_fault_and_not_the_machines(
     if is_its_own:
         run_trial(tiny(), lambda row: None, store=store)
         (trial,) = store.read_rows("trials", tiny().trial_id)
-        assert (trial["status"], trial["reason"]) == ("failed", one_line(error))
+        assert (trial["status"], trial["failure"]) == ("failed", "own_code")
+        assert trial["reason"] == f"{type(error).__name__}: {error}"
         assert ", in train_epoch\n    raise error\n" in trial["traceback"]
     else:
         with pytest.raises(type(error)):

@@ -14,7 +14,7 @@ from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.run.loop import run_trial
 from trainers.run.ranks import Ranks
-from trainers.run.trainer import Trainer
+from trainers.run.trainer import TrainedEpoch, Trainer
 
 Tiny = Callable[..., TrialConfig]
 MLP = {"model": "mlp", "model_kwargs": {"hidden": [32, 16]}}
@@ -86,7 +86,7 @@ def evaluation(ranks: Ranks, fields: dict[str, Any], collapsed: bool) -> dict[st
             features.mul_(1e-4).add_(10 * torch.eye(10, features.shape[1])[labels])
     trainer.evaluate()
     row = trainer.evaluate(with_scores=True)
-    counts = dict.fromkeys(("positive", "negative", "bias", "uniform"), 0)
+    counts: dict[str, int] = dict.fromkeys(("positive", "negative", "bias", "uniform"), 0)
     for score in trainer.score_rows():
         counts[score["kind"]] += score["count"]
     return {**row, **counts}
@@ -123,7 +123,7 @@ def trial(ranks: Ranks, fields: dict[str, Any], results: str, stop_after: int | 
     store, config = ResultStore(results), TrialConfig.parse(fields)
     original = Trainer.train_epoch
 
-    def train_epoch(self: Trainer, epoch: int) -> dict[str, Any]:
+    def train_epoch(self: Trainer, epoch: int) -> TrainedEpoch:
         if stop_after is not None and epoch > stop_after:
             raise Stop
         return original(self, epoch)
@@ -160,7 +160,7 @@ def failing(ranks: Ranks, fields: dict[str, Any], results: str) -> str:
     """Rank 1 runs out of memory in the second epoch."""
     original = Trainer.train_epoch
 
-    def train_epoch(self: Trainer, epoch: int) -> dict[str, Any]:
+    def train_epoch(self: Trainer, epoch: int) -> TrainedEpoch:
         if epoch == 2 and self.ranks.rank == 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
         return original(self, epoch)
