@@ -74,15 +74,11 @@ def run_plan(
                 listener=reporter,
             )
 
-        owed = larger_after_oom(slots, plan.ledger, plan.to_do)  # by a sweep that was ended
-        reporter.give_most(owed)
-        reporter.give_most(i for i in plan.to_do if float(slots[i].gpus or 0) >= 1)
-        run({i: owed.get(i, slots[i]) for i in plan.to_do})
-        larger = larger_after_oom(slots, reporter.failed(), plan.to_do)
-        if larger:
+        larger = larger_after_oom(slots, plan.ledger, plan.to_do)  # of a sweep that was ended
+        run({i: larger.get(i, slots[i]) for i in plan.to_do})
+        while larger := larger_after_oom(slots, reporter.failed(), plan.to_do):
             line = f"{counted(len(larger), 'trial')} ran out of memory; again, with twice its share"
             console.print(line, highlight=False, soft_wrap=True)
-            reporter.give_most(larger)
             run(larger)
     return tally
 
@@ -164,6 +160,7 @@ def _job(
         "plugin_path": os.getcwd(),
         "threads": max(int(slot.cpus), 1),
         "workers": slot.workers,
+        "gpus": float(slot.gpus or 0),
     }
 
 

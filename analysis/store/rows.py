@@ -113,3 +113,16 @@ class FeatureRow(TypedDict):
     sample_index: int
     label: int
     features: Sequence[float]
+
+
+def begun(trial_id: str, config: ConfigRow) -> TrialRow:
+    """The row of a trial that was asked for, with nothing of what comes of it."""
+    return {
+        **config,
+        "trial_id": trial_id,
+        "status": "running",
+        "reason": None,
+        "failure": None,
+        "epochs_done": 0,
+        "attempts": None,
+    }

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -12,6 +12,7 @@ from analysis.store.errors import InputError, ResultsError, one_line
 from analysis.store.listing import list_table
 from analysis.store.reading import read_folder
 from analysis.store.results import CHECKPOINTS, ResultStore
+from analysis.store.rows import ConfigRow, TrialRow, begun
 from analysis.store.schema import CONFIG_FIELDS, TABLES, TRIALS
 from trainers.config import TrialConfig
 
@@ -35,11 +36,9 @@ KIND: Final = (
     "precision",
     "compile",
 )
-OUT_OF_MEMORY: Final = "out of memory"  # how the reason of such a trial begins
-LARGEST_TOO: Final = f"{OUT_OF_MEMORY} with the largest share of a GPU that it gets,"  # the end
 COLUMNS: Final = (
-    "trial_id", "status", "reason", "attempts", "epochs_done", "train_s", "eval_s",
-    "peak_memory_bytes", "device", "world_size", *KIND,
+    "trial_id", "status", "reason", "failure", "gpu_share", "attempts", "epochs_done", "train_s",
+    "eval_s", "peak_memory_bytes", "device", "world_size", *KIND,
 )  # fmt: skip
 Kind = tuple[Any, ...]
 
@@ -76,10 +75,11 @@ class Ledger:
         return epochs - (done or 0)
 
     def is_owed_memory(self, trial_id: str) -> bool:
-        """Whether a trial failed for want of memory, and no larger share of a GPU was tried."""
-        reason = self.rows[trial_id]["reason"] if self.status(trial_id) == "failed" else None
-        reason = reason or ""
-        return reason.startswith(OUT_OF_MEMORY) and not reason.startswith(LARGEST_TOO)
+        """Whether a part of a GPU was too small for a trial, so that it gets a larger one."""
+        if self.status(trial_id) != "failed":
+            return False
+        row = self.rows[trial_id]
+        return row["failure"] == "out_of_memory" and 0 < (row["gpu_share"] or 0) < 1
 
     def to_do(self, trials: Mapping[str, TrialConfig], rerun: Rerun | None) -> list[str]:
         """Ids that have to run: not ended yet, or ended in a way that `rerun` names."""
@@ -140,8 +140,9 @@ def forget(store: ResultStore, ids: Sequence[str]) -> None:
         store.remove_folder(CHECKPOINTS, trial_id)
 
 
-def _begun(store: ResultStore, trial_id: str) -> dict[str, Any]:
+def _begun(store: ResultStore, trial_id: str) -> TrialRow:
     """A trial's row with what it was asked to be, and nothing of what came of it."""
-    (row,) = store.read_rows("trials", trial_id)
+    row = store.trial(trial_id)
+    assert row is not None  # a trial that is forgotten has one
     asked = {field.name: row[field.name] for field in CONFIG_FIELDS}
-    return {"trial_id": trial_id, **asked, "status": "running", "epochs_done": 0}
+    return begun(trial_id, cast(ConfigRow, asked))

@@ -52,9 +52,9 @@ def _share(plan: Plan, kind: Kind) -> float:
 def larger_after_oom(
     slots: Mapping[str, Slot], ledger: Ledger, ids: Iterable[str]
 ) -> dict[str, Slot]:
-    """Twice the share of a GPU for each trial that found a part of one too small."""
+    """For each trial that found a part of a GPU too small, twice as much; a whole one at most."""
     return {
-        i: replace(slots[i], gpus=min(2 * gpus, 1.0))
+        i: replace(slots[i], gpus=min(2 * ledger.rows[i]["gpu_share"], 1.0))
         for i in ids
-        if 0 < (gpus := float(slots[i].gpus or 0)) < 1 and ledger.is_owed_memory(i)
+        if 0 < float(slots[i].gpus or 0) < 1 and ledger.is_owed_memory(i)
     }

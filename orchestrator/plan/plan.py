@@ -99,12 +99,9 @@ def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
 
 
 def _is_owed_memory(slot: Slot, ledger: Ledger, trial_id: str) -> bool:
-    """Whether a part of a GPU was too small, and the sweep ended before the one larger try."""
-    if not ledger.is_owed_memory(trial_id):
-        return False
-    if slot.gpus == AUTO:
-        return ledger.rows[trial_id]["device"] != "cpu"
-    return 0 < float(slot.gpus or 0) < 1
+    """Whether a part of a GPU was too small, and the sweep ended before a larger try."""
+    shares_a_gpu = slot.gpus == AUTO or 0 < float(slot.gpus or 0) < 1
+    return shares_a_gpu and ledger.is_owed_memory(trial_id)
 
 
 def _slot(study: Study, config: TrialConfig, args: argparse.Namespace) -> Slot:

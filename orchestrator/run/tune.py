@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from rich.console import Console
 
 from analysis.store.errors import InputError, WriteError, one_line
+from analysis.store.rows import EpochRow, TrialRow
 from orchestrator.plan.slots import Node, Slot
 from orchestrator.run import interrupt
 
@@ -57,10 +58,10 @@ class Listener(Protocol):
     def stopped(self, trial_id: str) -> None:
         """A trial lost its slot and waits for another."""
 
-    def rows(self, trial_id: str, rows: list[dict[str, Any]]) -> None:
+    def rows(self, trial_id: str, rows: list[EpochRow]) -> None:
         """New epochs of a trial."""
 
-    def ended(self, trial: dict[str, Any]) -> None:
+    def ended(self, trial: TrialRow) -> None:
         """A trial's last row, which is in the store by then."""
 
     def lost(self, trial_id: str, reason: str) -> None:

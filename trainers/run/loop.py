@@ -15,7 +15,7 @@ import torch
 
 from analysis.store.errors import InputError
 from analysis.store.results import CHECKPOINTS, ResultStore
-from analysis.store.rows import EpochRow, TrialRow
+from analysis.store.rows import EpochRow, TrialRow, begun
 from analysis.store.schema import Status
 from trainers.config import TrialConfig
 from trainers.data.splits import load_data
@@ -111,12 +111,7 @@ class _Attempt:
         started_at = before.get("started_at") if before else None
         attempts = before.get("attempts") if before else None
         self.row: TrialRow = {
-            **config.row(),
-            "trial_id": config.trial_id,
-            "status": "running",
-            "reason": None,
-            "failure": None,
-            "epochs_done": 0,
+            **begun(config.trial_id, config.row()),
             "world_size": ranks.world_size,
             "device": device_name(self.device),
             "gpu_share": gpu_share,

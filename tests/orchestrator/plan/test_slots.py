@@ -9,7 +9,7 @@ import pytest
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from orchestrator.options import parse_args
-from orchestrator.plan.ledger import LARGEST_TOO, Cost, Ledger, kind_of
+from orchestrator.plan.ledger import Cost, Ledger, kind_of
 from orchestrator.plan.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.plan.slots import (
@@ -213,18 +213,20 @@ def test_shares_follow_the_memory_of_each_kind(plan: Plan) -> None:
     assert order == ["resnet18", "mlp", "resnet18", "mlp"]
 
 
-def test_out_of_memory_gets_twice_the_share_once_and_others_nothing(
+def test_out_of_memory_gets_twice_the_share_up_to_a_whole_gpu_and_others_nothing(
     tiny: Callable[..., TrialConfig],
 ) -> None:
-    slots = {"a": Slot(gpus=0.25), "b": Slot(gpus=0.75), "c": Slot(gpus=1.0), "d": Slot(gpus=0.25),
-             "e": Slot(gpus=0.0), "f": Slot(gpus=0.25)}  # fmt: skip
+    shares = {"a": 0.25, "b": 0.75, "c": 1.0, "d": 0.25, "e": 0.0, "f": 0.25, "g": 0.25}
+    slots = {i: Slot(gpus=share) for i, share in shares.items()}
     rows: dict[str, dict] = {
-        i: {"status": "failed", "reason": "out of memory at batch_size=9"} for i in slots
+        i: {"status": "failed", "failure": "out_of_memory", "gpu_share": share or None}
+        for i, share in shares.items()
     }
-    rows["d"]["reason"] = "ValueError: something else"
-    rows["f"] = {"status": "finished", "reason": None}
+    rows["d"]["failure"] = "own_code"
+    rows["f"] = {"status": "finished", "failure": None, "gpu_share": 0.25}
+    rows["g"]["gpu_share"] = 0.5  # of a larger try, which was not enough either
     again = larger_after_oom(slots, Ledger(rows), slots)
-    assert again == {"a": Slot(gpus=0.5), "b": Slot(gpus=1.0)}
+    assert again == {"a": Slot(gpus=0.5), "b": Slot(gpus=1.0), "g": Slot(gpus=1.0)}
     assert kind_of(tiny().row()) == kind_of(tiny(seed=3, loss="bce", epochs=9).row())
 
 
@@ -233,13 +235,14 @@ def test_out_of_memory_gets_twice_the_share_once_and_others_nothing(
     [
         ("0.5", {}, True),
         ("0.5", {"attempts": 7}, True),  # from its checkpoints
-        ("0.5", {"reason": f"{LARGEST_TOO} at batch_size=9"}, False),
-        ("0.5", {"reason": "ValueError: something else"}, False),
+        ("0.5", {"gpu_share": 1.0}, False),  # there is no larger one
+        ("0.5", {"failure": "own_code", "reason": "out of memory, says the user's loss"}, False),
+        ("0.5", {"failure": None, "gpu_share": None}, False),  # of version 0.1.0
         ("0.5", {"status": "diverged"}, False),
         ("1", {}, False),  # there is no larger one
         ("0", {}, False),
-        ("auto", {}, False),  # on a CPU
-        ("auto", {"device": "A GPU"}, True),
+        ("auto", {"gpu_share": None}, False),  # on a CPU
+        ("auto", {}, True),
     ],
 )
 def test_a_larger_try_that_a_killed_sweep_owes_is_made_by_the_next(
@@ -249,8 +252,8 @@ def test_a_larger_try_that_a_killed_sweep_owes_is_made_by_the_next(
     (tmp_path / "mine.yaml").write_text(STUDY.partition("resources")[0])
     plan = planned("--gpus-per-worker", share)
     first, *others = plan.trials
-    failed = {"status": "failed", "reason": "out of memory at batch_size=9", "attempts": 1}
-    failed |= {"trial_id": first, **plan.trials[first].row(), "device": "cpu"}
+    failed = {"status": "failed", "failure": "out_of_memory", "gpu_share": 0.5, "attempts": 1}
+    failed |= {"trial_id": first, **plan.trials[first].row()}
     ResultStore("results").write_rows("trials", first, [failed | row])
     again = planned("--gpus-per-worker", share)
     assert sorted(again.to_do) == sorted([first, *others] if owed else others)

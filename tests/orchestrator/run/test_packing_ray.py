@@ -115,12 +115,16 @@ def test_out_of_memory_is_tried_once_more_with_twice_the_share(
     reason = found["wants_more"]["reason"]
     assert reason.startswith("out of memory with the largest share of a GPU that it gets, at batch")
     assert reason.endswith("CUDA out of memory in 1 of a GPU)")
+    shares = {loss: (row["failure"], row["gpu_share"]) for loss, row in found.items()}
+    assert shares == {
+        "ce": (None, 0.5), "wants_a_whole": (None, 1), "wants_more": ("out_of_memory", 1)
+    }  # fmt: skip
     process = start(tmp_path, "results", *argv, study="greedy.yaml")
     out, _ = process.communicate(timeout=240)
     assert "3 done before, 0 to run" in out
     # As a sweep leaves it that was killed between the two tries: the larger one alone is made.
-    reason = "out of memory at batch_size=20"
-    owed = found["wants_a_whole"] | {"status": "failed", "reason": reason}
+    failed = {"status": "failed", "failure": "out_of_memory", "gpu_share": 0.5}
+    owed = found["wants_a_whole"] | failed
     ResultStore(tmp_path / "results").write_rows("trials", owed["trial_id"], [owed])
     process = start(tmp_path, "results", *argv, study="greedy.yaml")
     out, _ = process.communicate(timeout=240)
