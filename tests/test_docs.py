@@ -59,6 +59,18 @@ def test_links_lead_somewhere(path: Path) -> None:
         assert not anchor or anchor in anchors(target), link
 
 
+def test_the_architecture_names_files_that_exist() -> None:
+    text = BLOCK.sub("", (ROOT / "docs" / "architecture.md").read_text("utf-8"))
+    rooms = re.findall(r"^\| `(\w+/\w*/?)` \|.*\| (.*) \|$", text, re.MULTILINE)
+    assert len(rooms) > 12
+    for room, inside in rooms:
+        for name in re.findall(r"`(\w+\.py)`", inside):
+            assert (ROOT / room / name).is_file(), f"{room}{name}"
+    known = {path.name for path in ROOT.rglob("*.py")}
+    for name in re.findall(r"`([\w/]+\.py)`", text):
+        assert (ROOT / name).is_file() if "/" in name else name in known, name
+
+
 def test_commands_exist(store: ResultStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is parsed by its own program, and what a sweep is asked for expands to trials."""
     monkeypatch.setattr("sys.path", [*sys.path])  # planning adds to it
