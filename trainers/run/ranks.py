@@ -1,15 +1,13 @@
 """The processes of one trial: who this one is, and what they tell each other."""
 
-import fcntl
 import os
-import socket
-import struct
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -18,7 +16,6 @@ from analysis.store.errors import InputError
 from trainers.run.device import default_device
 
 T = TypeVar("T")
-SIOCGIFADDR: Final = 0x8915  # of Linux's ioctl: the address of an interface
 BATCH_NORM = nn.modules.batchnorm._BatchNorm  # all of its kinds, as torch's own code names them
 
 
@@ -137,14 +134,10 @@ def talk_through(address: str) -> None:
 
     By itself gloo takes the address of the host's name, which on Debian is a loopback one.
     """
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        for _, name in socket.if_nameindex():
-            request = struct.pack("256s", name.encode())
-            with suppress(OSError):  # an interface without an address
-                answer = fcntl.ioctl(asking, SIOCGIFADDR, request)
-                if socket.inet_ntoa(answer[20:24]) == address:
-                    os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-                    os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
+    for name, known in psutil.net_if_addrs().items():
+        if address in (each.address for each in known):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", name)
 
 
 def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:

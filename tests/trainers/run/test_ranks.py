@@ -1,6 +1,8 @@
 """Several ranks: the objective, the metrics and the rows of one process."""
 
 import math
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from tests.trainers.ranks import run_ranks
 from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.run.loop import run_trial
-from trainers.run.ranks import Ranks
+from trainers.run.ranks import Ranks, talk_through
 from trainers.run.trainer import TrainedEpoch, Trainer
 
 Tiny = Callable[..., TrialConfig]
@@ -225,3 +227,13 @@ def test_batch_norm_on_cpus_is_per_rank_and_says_so(tiny: Tiny) -> None:
     first = found[0][1]
     assert all(map(math.isfinite, first))
     assert all(buffers == first for _, buffers in found)  # all evaluate the same model
+
+
+def test_ranks_talk_through_the_interface_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "chosen")
+    talk_through("192.0.2.255")  # nobody's
+    assert "GLOO_SOCKET_IFNAME" not in os.environ
+    talk_through("127.0.0.1")
+    assert os.environ["GLOO_SOCKET_IFNAME"] in [name for _, name in socket.if_nameindex()]
+    assert os.environ["NCCL_SOCKET_IFNAME"] == "chosen"
