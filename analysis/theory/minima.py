@@ -72,28 +72,6 @@ def theorem2_point(K: int, n: float, lambda_w: float, lambda_h: float, lambda_b:
     return _point_bce(K, q, kappa, s=s, bias=t, shift=0.0)
 
 
-def alpha_bias(
-    bias: float,
-    K: int,
-    n: float,
-    lambda_w: float,
-    lambda_h: float,
-    lambda_b: float,
-    rho: float,
-) -> float:
-    """Right side of Eq. (12), dimensionless: 0 where the bias of a collapsed BCE model rests.
-
-    Args: the mean bias, with z = Wh - b; K, n and lambdas as for `minimum`; rho = ||W||_F^2.
-    Raises: ValueError naming the argument out of range.
-    """
-    _cost_of_scores(K, n, lambda_w, lambda_h, lambda_b)
-    if not rho >= 0:
-        raise ValueError(f"rho={rho} must be a squared norm, >= 0")
-    s_pos = math.sqrt(lambda_w / (n * lambda_h)) * rho / K  # Eq. (13)
-    pull_down = (K - 1) / K * expit(-bias - s_pos / (K - 1))
-    return float(expit(bias - s_pos) / K - pull_down + lambda_b * bias)
-
-
 def squared_norm(point: Minimum, K: int, n: float, lambda_w: float, lambda_h: float) -> float:
     """||W||_F^2 at a minimum: the trace of WW' there, rho of Eqs. (12, 13)."""
     s = (point.s_pos - point.s_neg) * (K - 1) / K

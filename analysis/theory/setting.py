@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from analysis.store.alpha_bias import alpha_bias
 from analysis.theory.minima import (
     Minimum,
-    alpha_bias,
     minimum,
     squared_norm,
     theorem2_holds,
@@ -61,8 +61,15 @@ class Setting:
         if self.loss != "bce":
             return math.nan
         rho = squared_norm(point, self.K, self.n, self.lambda_w, self.lambda_h)
-        arguments = (self.K, self.n, self.lambda_w, self.lambda_h, self.lambda_b, rho)
-        return alpha_bias(point.bias, *arguments)
+        return alpha_bias(
+            point.bias,
+            rho,
+            num_classes=self.K,
+            n=self.n,
+            lambda_w=self.lambda_w,
+            lambda_h=self.lambda_h,
+            lambda_b=self.lambda_b,
+        )
 
     @property
     def label(self) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student_t
+from scipy.stats import ttest_rel
 
 CONFIDENCE = 0.95
 
@@ -53,10 +53,9 @@ def paired_difference(
     mean, sd, n = summarize(minuend[seed] - subtrahend[seed] for seed in common)
     if not (n > 1 and sd > 0):
         return PairedSummary(mean, sd, n, math.nan, math.nan, math.nan)
-    error = sd / math.sqrt(n)
-    p = 2 * float(student_t.sf(abs(mean) / error, df=n - 1))
-    half = float(student_t.ppf((1 + CONFIDENCE) / 2, df=n - 1)) * error
-    return PairedSummary(mean, sd, n, p, mean - half, mean + half)
+    test = ttest_rel([minuend[i] for i in common], [subtrahend[i] for i in common])
+    low, high = test.confidence_interval(CONFIDENCE)
+    return PairedSummary(mean, sd, n, float(test.pvalue), float(low), float(high))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
+from analysis.store.alpha_bias import alpha_bias
 from analysis.store.rows import FeatureRow, Metrics, ScoreRow
+from analysis.store.schema import BIAS_METRICS, SPLIT_METRICS
 from trainers.config import LAMBDAS, TrialConfig
 from trainers.data.batches import Batch, TrainBatches
 from trainers.data.splits import Data, Split, eval_batches
 from trainers.metrics.accumulator import Accumulator
-from trainers.metrics.bias import alpha_bias
 from trainers.metrics.scores import ScoreHistogram
 from trainers.metrics.uniform import STEPS_PER_UNIT
 from trainers.model.classifier import build_model
@@ -195,10 +196,9 @@ class Trainer:
         if not self.ranks.is_main:
             return {}
         row: Metrics = {f"{key}_train": value for key, value in train.items() if key != "loss"}
-        for name in ("bias_mean", "bias_std"):
-            row[name] = row.pop(f"{name}_train")
-        of_classifier = ("bias_mean", "bias_std", "nc2", "nc2_centered")
-        row |= {f"{key}_test": v for key, v in test.items() if key not in of_classifier}
+        for metric in BIAS_METRICS:
+            row[metric.name] = row.pop(f"{metric.name}_train")
+        row |= {f"{m.name}_test": test[m.name] for m in SPLIT_METRICS if m.name in test}
         if self.config.regularizer == "features":
             row["alpha_bias"] = self._alpha_bias(row["bias_mean"])
         return row

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from analysis.theory.minima import alpha_bias, minimum, squared_norm, theorem2_holds, theorem2_point
+from analysis.theory.minima import minimum, squared_norm, theorem2_holds, theorem2_point
 
 L = 5e-4
 PAPER = (10, 12.8, L, L, L)  # K, n = 128 / 10, and the lambdas of Table 1
@@ -134,20 +134,12 @@ def test_two_classes_need_no_bias() -> None:
     assert minimum("bce", 2, 12.8, L, L, L).bias == 0.0
 
 
-def test_alpha_is_zero_at_theorem2_and_negative_beyond_it() -> None:
+def test_the_norm_of_w_at_theorem_2_is_that_of_eq_13() -> None:
     K, n, *_ = PAPER
     point = theorem2_point(*PAPER)
-    rho = squared_norm(point, K, n, L, L)
-    assert rho == pytest.approx(K * point.s_pos * math.sqrt(n), rel=1e-12)  # Eq. (13)
-    assert alpha_bias(point.bias, *PAPER, rho) == pytest.approx(0.0, abs=1e-12)
-    assert alpha_bias(point.bias - 1, *PAPER, rho) < 0
-
-
-def test_alpha_spelled_out() -> None:
-    # K=2, n=1, all lambdas 1, rho=2 gives the scores 1 and -1; at b=0 both sigmoids are equal.
-    assert alpha_bias(0.0, 2, 1, 1, 1, 1, 2.0) == pytest.approx(0.0, abs=1e-15)
-    low, high = 1 / (1 + math.exp(2)), 1 / (1 + math.exp(0))
-    assert alpha_bias(1.0, 2, 1, 1, 1, 1, 2.0) == pytest.approx(high / 2 - low / 2 + 1)
+    assert squared_norm(point, K, n, L, L) == pytest.approx(
+        K * point.s_pos * math.sqrt(n), rel=1e-12
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,11 +160,9 @@ def test_bad_arguments_are_named(arguments: tuple, message: str) -> None:
         theorem2_point(*arguments)
 
 
-def test_unknown_loss_and_negative_norm_are_named() -> None:
+def test_unknown_loss_is_named() -> None:
     with pytest.raises(ValueError, match="loss='mse' has no known minimum; use one of"):
         minimum("mse", *PAPER)
-    with pytest.raises(ValueError, match="rho=-1 must be"):
-        alpha_bias(0.0, *PAPER, -1)
 
 
 def _free_model(

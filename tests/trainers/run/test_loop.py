@@ -206,17 +206,6 @@ def test_metrics_of_a_row_are_those_of_its_weights(tiny: Tiny) -> None:
                 assert row[column] == pytest.approx(value, rel=1e-5, abs=1e-7), column
 
 
-def test_alpha_bias_is_zero_at_theorem_2s_point() -> None:
-    from trainers.metrics.bias import alpha_bias
-
-    # K=10, n=12.8, all lambdas 5e-4: s_pos 8.794, b 4.527; rho = K s_pos sqrt(n l_H / l_W).
-    rho = 10 * 8.7942 * 12.8**0.5
-    value = alpha_bias(
-        4.5267, rho, num_classes=10, n=12.8, lambda_w=5e-4, lambda_h=5e-4, lambda_b=5e-4
-    )
-    assert value == pytest.approx(0, abs=1e-5)
-
-
 def test_evaluation_is_dense_at_first_if_asked(tiny: Tiny, store: ResultStore) -> None:
     config = tiny(eval_every=4, eval_dense=2, epochs=6, samples_per_class=2)
     rows = run(config, store)
