@@ -3,7 +3,6 @@
 `ray submit` copies this one file and runs it alone: all else it imports from the installed package.
 """
 
-import argparse
 import gc
 import os
 import shlex
@@ -24,12 +23,13 @@ from analysis.store.errors import InputError, WriteError
 from analysis.store.location import without_password
 from analysis.store.locks import SWEEP_LOCK
 from analysis.store.results import ResultStore
-from orchestrator.options import parse_args
+from orchestrator.options import Options, Resources, Where, parse_options
 from orchestrator.plan.ledger import forget, read_ledger
 from orchestrator.plan.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan.plan import Plan, check_plan, make_plan
 from orchestrator.plan.recorded import continue_command, read_plan, write_plan
-from orchestrator.plan.slots import Node, Slot, check_fits, resources
+from orchestrator.plan.slots import Node, Slot, check_fits
+from orchestrator.plan.slots import resources as resources_in_words
 from orchestrator.run import interrupt
 from orchestrator.run import tune as schedule
 from orchestrator.run.nodes import check_nodes
@@ -48,7 +48,8 @@ OK, SOME_FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
 def run_plan(
     plan: Plan,
-    args: argparse.Namespace,
+    options: Options,
+    *,
     store: ResultStore,
     console: Console,
     nodes: Sequence[Node],
@@ -56,8 +57,10 @@ def run_plan(
 ) -> Tally:
     """Train what is left to do, and count it. How each trial ended is in the store by then."""
     slots = slots_on(plan, nodes)
-    if args.rerun:  # only now: nothing that the user can get wrong comes after this
-        again = [i for i in plan.to_do if args.rerun in ("all", plan.ledger.status(i))]
+    if (
+        rerun := options.what.rerun
+    ):  # only now: nothing that the user can get wrong comes after this
+        again = [i for i in plan.to_do if rerun in ("all", plan.ledger.status(i))]
         forget(store, [i for i in again if plan.ledger.status(i)])  # so that what is left is new
     to_do = {i: plan.trials[i] for i in plan.to_do}
     sizes = {i: int(slot.workers) * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
@@ -66,11 +69,14 @@ def run_plan(
         reporter = Reporter(to_do, store, progress, mirror)
 
         def run(slots: Mapping[str, Slot]) -> None:
-            jobs = [(_job(i, slot, plan, args, store), slot) for i, slot in slots.items()]
+            jobs = [
+                (_job(i, slot, plan, store=store, where=options.where), slot)
+                for i, slot in slots.items()
+            ]
             schedule.run(
                 jobs,
-                max_concurrent=args.max_concurrent,
-                retries=args.retries,
+                max_concurrent=options.resources.max_concurrent,
+                retries=options.resources.retries,
                 listener=reporter,
             )
 
@@ -88,11 +94,11 @@ def run_plan(
 
 
 @contextmanager
-def cluster(args: argparse.Namespace, console: Console) -> Iterator[Sequence[Node]]:
+def cluster(resources: Resources, console: Console) -> Iterator[Sequence[Node]]:
     """The nodes of the cluster, connected. Raises InputError if there is none."""
     try:
         with console.status("starting Ray"):
-            nodes = schedule.connect(args.address)
+            nodes = schedule.connect(resources.address)
         yield nodes
     finally:
         schedule.disconnect()
@@ -100,19 +106,20 @@ def cluster(args: argparse.Namespace, console: Console) -> Iterator[Sequence[Nod
 
 def measured(
     plan: Plan,
-    args: argparse.Namespace,
+    nodes: Sequence[Node],
+    *,
+    options: Options,
     store: ResultStore,
     console: Console,
-    nodes: Sequence[Node],
 ) -> Plan:
     """The plan with what a few steps tell of kinds that never ran, where that is asked for."""
-    wanted = to_probe(plan, nodes, all_kinds=args.probe)
+    wanted = to_probe(plan, nodes, all_kinds=options.show.probe)
     if not wanted:
         return plan
     jobs, slots = {}, {}
     for kind, i in wanted.items():
         slots[kind] = plan.slots[i].on(nodes)
-        jobs[kind] = _job(i, slots[kind], plan, args, store)
+        jobs[kind] = _job(i, slots[kind], plan, store=store, where=options.where)
     with console.status(f"running a few steps of {counted(len(jobs), 'kind')} of trials"):
         probes, failures = schedule.measure(jobs, slots)
     for failure in failures:
@@ -128,21 +135,21 @@ def measured(
 
 
 @contextmanager
-def mirrored(plan: Plan, args: argparse.Namespace, store: ResultStore) -> Iterator[Mirror | None]:
+def mirrored(plan: Plan, where: Where, *, store: ResultStore) -> Iterator[Mirror | None]:
     """MLflow, brought up to date with what finished before; None with --no-mlflow."""
-    if args.no_mlflow:
+    if not where.mlflow:
         yield None
         return
     by_name = sorted(plan.studies.items(), reverse=True)  # a shared one is the first's, as rebuilt
     study_of = {config.trial_id: name for name, configs in by_name for config in configs}
     trials = {i: (study_of[i], config) for i, config in plan.trials.items()}
-    with Mirror(tracking_uri(args, store), trials, store.read_rows) as mirror:
+    with Mirror(tracking_uri(where, store), trials, store.read_rows) as mirror:
         done = [i for i in plan.trials if plan.ledger.status(i) in ENDED and i not in plan.to_do]
         mirror.catch_up(done)
         yield mirror
     if mirror.error:
-        uri = without_password(tracking_uri(args, store))
-        argv = ["rebuild", "--results", args.results, "--tracking-uri", uri]
+        uri = without_password(tracking_uri(where, store))
+        argv = ["rebuild", "--results", where.results, "--tracking-uri", uri]
         print(
             f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not\n"
             f"to make it whole: {shlex.join(['python', '-m', 'orchestrator.tracking', *argv])}",
@@ -150,16 +157,14 @@ def mirrored(plan: Plan, args: argparse.Namespace, store: ResultStore) -> Iterat
         )
 
 
-def _job(
-    trial_id: str, slot: Slot, plan: Plan, args: argparse.Namespace, store: ResultStore
-) -> Any:
+def _job(trial_id: str, slot: Slot, plan: Plan, *, store: ResultStore, where: Where) -> Any:
     return {
         "trial_id": trial_id,
         "fields": plan.trials[trial_id].model_dump(exclude_none=True),
         "results": store.root if store.is_local else store.location,
-        "data_dir": str(args.data_dir.resolve()),
-        "download": args.download,
-        "keep_checkpoints": args.keep_checkpoints,
+        "data_dir": str(where.data_dir.resolve()),
+        "download": where.download,
+        "keep_checkpoints": where.keep_checkpoints,
         "plugins": list(plan.plugins),
         "plugin_path": os.getcwd(),
         "threads": max(int(slot.cpus), 1),
@@ -167,73 +172,88 @@ def _job(
     }
 
 
-def tracking_uri(args: argparse.Namespace, store: ResultStore) -> str:
+def tracking_uri(where: Where, store: ResultStore) -> str:
     """Where MLflow writes: what was asked for, else a file beside the results."""
-    return args.tracking_uri or default_uri(store, os.getcwd())
+    return where.tracking_uri or default_uri(store, os.getcwd())
 
 
-def sweep(args: argparse.Namespace, console: Console) -> int:
+def sweep(options: Options, console: Console) -> int:
     """Plan, run, summarise. Raises InputError before anything is written."""
     started = time.monotonic()
-    store = ResultStore(args.results)
-    if not args.dry_run or not store.is_local:  # an archive may be read-only
+    what, where, resources = options.what, options.where, options.resources
+    store = ResultStore(where.results)
+    if not options.show.dry_run or not store.is_local:  # an archive may be read-only
         store.check_writable()
-    plan = make_plan(args, store)
-    if args.dry_run:
-        _dry_run(plan, args, store, console)
+    plan = make_plan(what, store, resources=resources)
+    if options.show.dry_run:
+        _dry_run(plan, options, store=store, console=console)
         return OK
-    if not args.no_mlflow:
-        check_uri(tracking_uri(args, store))  # before anything is written
-    check_plan(plan, args, console)
+    if where.mlflow:
+        check_uri(tracking_uri(where, store))  # before anything is written
+    _check_plan(plan, where, console)
     for name in plan.studies:
         read_plan(store, name)
     with ExitStack() as stack:
-        nodes = stack.enter_context(cluster(args, console)) if plan.to_do else []
+        nodes = stack.enter_context(cluster(resources, console)) if plan.to_do else []
         check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
         if plan.to_do:
             check_nodes(store)
         stack.enter_context(_only_sweep(store, console))
-        plan = make_plan(args, store)  # again: another sweep may just have ended
-        plan = measured(plan, args, store, console, nodes)
+        plan = make_plan(what, store, resources=resources)  # again: another may just have ended
+        plan = measured(plan, nodes, options=options, store=store, console=console)
         store.remove_leftovers()
         for name, configs in plan.studies.items():
-            write_plan(store, name, configs, args.argv)
+            write_plan(store, name, configs, options.argv)
         console.print(
             f"{', '.join(plan.studies)}: {counted(len(plan.trials), 'trial')}, {plan.done:,} done "
-            f"before, {len(plan.to_do):,} to run, into {args.results}"
-            + (f", on {resources(nodes)}" if nodes else ""),
+            f"before, {len(plan.to_do):,} to run, into {where.results}"
+            + (f", on {resources_in_words(nodes)}" if nodes else ""),
             highlight=False,
             markup=False,
             soft_wrap=True,
         )
         tally = None
-        with mirrored(plan, args, store) as mirror:
+        with mirrored(plan, where, store=store) as mirror:
             if plan.to_do:
-                tally = run_plan(plan, args, store, console, nodes, mirror)
+                tally = run_plan(
+                    plan, options, store=store, console=console, nodes=nodes, mirror=mirror
+                )
         wall_s = time.monotonic() - started
         facts = {"wall time": duration(wall_s)}
         facts |= {"slots busy": tally.busy(wall_s)} if tally else {}
-        if not args.no_mlflow:
-            facts["mlflow"] = how_to_open(tracking_uri(args, store))
+        if where.mlflow:
+            facts["mlflow"] = how_to_open(tracking_uri(where, store))
         facts |= write_analysis(store, console)
-        all_finished = show_summary(plan, read_ledger(store), args, facts)
+        all_finished = show_summary(plan, read_ledger(store), argv=options.argv, facts=facts)
         return OK if all_finished else SOME_FAILED
 
 
-def _dry_run(plan: Plan, args: argparse.Namespace, store: ResultStore, console: Console) -> None:
+def _check_plan(plan: Plan, where: Where, console: Console) -> None:
+    if plan.to_do:
+        with console.status("checking models and data"):
+            check_plan(plan, where)
+
+
+def _dry_run(plan: Plan, options: Options, *, store: ResultStore, console: Console) -> None:
     """Show the plan; of a cluster only where one is named, or to measure on it."""
-    named = (args.address or os.environ.get("RAY_ADDRESS")) not in (None, "", schedule.LOCAL)
-    if not plan.to_do or not (args.probe or named):
-        show_plan(plan, args, store, this_machine())
+    resources, show = options.resources, options.show
+
+    def shown_on(plan: Plan, nodes: Sequence[Node]) -> None:
+        most = resources.max_concurrent
+        show_plan(plan, store, nodes=nodes, max_concurrent=most, quiet=show.quiet)
+
+    named = (resources.address or os.environ.get("RAY_ADDRESS")) not in (None, "", schedule.LOCAL)
+    if not plan.to_do or not (show.probe or named):
+        shown_on(plan, this_machine())
     else:
-        if args.probe:
-            check_plan(plan, args, console)
-        with cluster(args, console) as nodes:
-            if args.probe:
+        if show.probe:
+            _check_plan(plan, options.where, console)
+        with cluster(resources, console) as nodes:
+            if show.probe:
                 check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
-                plan = measured(plan, args, store, console, nodes)
-            show_plan(plan, args, store, nodes)
-    if plan.to_do and not args.probe:
+                plan = measured(plan, nodes, options=options, store=store, console=console)
+            shown_on(plan, nodes)
+    if plan.to_do and not show.probe:
         print("not checked yet: models, their arguments, and data; --probe does it")
 
 
@@ -256,19 +276,17 @@ def _only_sweep(store: ResultStore, console: Console) -> Iterator[None]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; returns its exit code."""
-    args = parse_args(argv)
-    args.argv = list(sys.argv[1:] if argv is None else argv)
-    console = Console(quiet=args.quiet)
+    words = sys.argv[1:] if argv is None else argv
     try:
+        options = parse_options(words)
         with interrupt.raised():
-            return sweep(args, console)
+            return sweep(options, Console(quiet=options.show.quiet))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
     except (KeyboardInterrupt, schedule.ClusterLostError, WriteError) as end:
         print(
-            f"{str(end) or 'interrupted'}; {schedule.SAFE}. To continue: "
-            f"{continue_command(args.argv)}",
+            f"{str(end) or 'interrupted'}; {schedule.SAFE}. To continue: {continue_command(words)}",
             file=sys.stderr,
         )
         return INTERRUPTED

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
@@ -13,9 +13,9 @@ from analysis.store.listing import list_table
 from analysis.store.reading import read_folder
 from analysis.store.results import CHECKPOINTS, ResultStore
 from analysis.store.schema import CONFIG_FIELDS, TABLES, TRIALS
+from orchestrator.options import Rerun
 from trainers.config import TrialConfig
 
-Rerun = Literal["failed", "diverged", "all"]
 # Trials that agree in these cost the same for an epoch.
 KIND: Final = (
     "dataset",

@@ -7,11 +7,10 @@ from functools import lru_cache
 from typing import Any, Final, Literal
 
 from analysis.store.errors import InputError
-from orchestrator.options import AUTO
+from orchestrator.options import AUTO, RESOLUTION, check_amounts
 
 HEAD_ROOM: Final = 1.25  # over the measured peak: fragments, and what a library takes later
 CONTEXT_BYTES: Final = 600 * 2**20  # of a GPU, for each process that uses it, outside PyTorch
-RESOLUTION: Final = 1e-4  # Ray counts no finer
 Node = Mapping[str, float]  # a node's resources by Ray's names
 Place = list[int]  # the node of each worker of a trial
 
@@ -135,29 +134,10 @@ def gpu_share(peak_bytes: int, total_bytes: int) -> float:
     return math.floor(1e4 / max(k, 1)) / 1e4  # Ray's resolution
 
 
-def _check_amount(name: str, value: float, told: str) -> None:
-    if not _LEAST[name] <= value < math.inf:
-        raise InputError(f"{told} must be at least {_LEAST[name]:g}, and finite")
-    if name == "gpus" and (0 < value < RESOLUTION or (value > 1 and value % 1)):
-        raise InputError(f"{told} must be 0, a part of one GPU from {RESOLUTION:g}, or whole ones")
-
-
 SLOT_KEYS: Final = {"workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
-_LEAST: Final = {"workers": 1, "cpus": 0.01, "gpus": 0}
 
 
 def parse_slot(keys: Mapping[str, Any], where: str) -> Slot:
-    """The slot of a study's `resources` block, or of the command line. Raises InputError."""
-    values: dict[str, Any] = {}
-    for key, value in keys.items():
-        name = SLOT_KEYS[key]
-        if name in ("gpus", "workers") and value == AUTO:
-            values[name] = AUTO
-            continue
-        whole = name == "workers"
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            kind = "a whole number" if whole else "a number"
-            raise InputError(f"{where}: {key}={value!r} must be {kind}")
-        _check_amount(name, value, f"{where}: {key}={value:g}")
-        values[name] = value if whole else float(value)
-    return Slot(**values)
+    """The slot of a study's `resources` block. Raises InputError."""
+    check_amounts(keys, where=where)
+    return Slot(**{SLOT_KEYS[key]: value for key, value in keys.items()})

@@ -1,6 +1,5 @@
 """The plan as a person reads it: the trials, what each kind takes, and what all will cost."""
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,14 +29,23 @@ def this_machine() -> list[Node]:
 
 
 def show_plan(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
+    plan: Plan,
+    store: ResultStore,
+    *,
+    nodes: Sequence[Node],
+    max_concurrent: int | None = None,
+    quiet: bool = False,
 ) -> None:
-    """Print what would happen on these nodes. By print: rich takes seconds for 10,000 lines."""
-    if not args.quiet:
+    """Print what would happen on these nodes. By print: rich takes seconds for 10,000 lines.
+
+    `max_concurrent`: trials at once, if not as many as fit; `quiet`: don't list the trials.
+    """
+    if not quiet:
         _list_trials(plan)
     print(f"{counted(len(plan.trials), 'trial')}, {_done(plan)}, {len(plan.to_do):,} to run")
     if plan.to_do:
-        print(*_kinds(plan, nodes), *_estimates(plan, args, store, nodes), sep="\n")
+        estimates = _estimates(plan, store, nodes=nodes, max_concurrent=max_concurrent)
+        print(*_kinds(plan, nodes), *estimates, sep="\n")
 
 
 def _done(plan: Plan) -> str:
@@ -90,7 +98,7 @@ def _takes(slot: Slot, nodes: Sequence[Node]) -> str:
 
 
 def _estimates(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
+    plan: Plan, store: ResultStore, *, nodes: Sequence[Node], max_concurrent: int | None
 ) -> Iterator[str]:
     """Time and disk; or what of these nodes is too small, or for which kinds nobody knows."""
     slots = slots_on(plan, nodes)
@@ -108,7 +116,7 @@ def _estimates(
         for i in ids
     }
     each = ((slots[i], seconds[i]) for i in plan.to_do)
-    wall_s, together = schedule_of(each, nodes, args.max_concurrent)
+    wall_s, together = schedule_of(each, nodes, max_concurrent)
     unknown = [plan.trials[ids[0]] for kind, ids in plan.kinds.items() if kind not in costs]
     if unknown:
         yield (

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
-from orchestrator.options import parse_args
+from orchestrator.options import Resources, What, parse_options
 from orchestrator.plan.ledger import LARGEST_TOO, Cost, Ledger, kind_of
 from orchestrator.plan.packing import larger_after_oom, slots_on, to_probe
 from orchestrator.plan.plan import Plan, make_plan
@@ -89,9 +90,9 @@ def test_auto_workers_leave_nothing_idle(nodes: list, trials: int, most: int, wo
         ("--workers", "0"),
     ],
 )
-def test_amounts_that_ray_has_not(store: ResultStore, argv: tuple[str, str]) -> None:
+def test_amounts_that_ray_has_not(argv: tuple[str, str]) -> None:
     with pytest.raises(InputError, match=f"the command line: {argv[0][2:].replace('-', '_')}="):
-        make_plan(parse_args(argv), store)
+        parse_options(argv)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_a_study_gives_resources_to_what_matches_and_they_rename_no_trial(
     assert set(plan.trials) == set(expand(plain))
     slots = {plan.trials[i].model: slot for i, slot in plan.slots.items()}
     assert slots == {"mlp": Slot(gpus=0.25), "resnet18": Slot(4, 2.0)}
-    flags = planned("--workers", "2", "--gpus-per-worker", "auto")
+    flags = planned(workers=2, gpus_per_worker="auto")
     slots = {flags.trials[i].model: slot for i, slot in flags.slots.items()}
     assert slots == {"mlp": Slot(2, 1, "auto"), "resnet18": Slot(2, 2.0, "auto")}
 
@@ -164,8 +165,9 @@ def test_a_mistake_under_resources(block: str, message: str) -> None:
         parse_study(text, name="mine", where="mine.yaml")
 
 
-def planned(*argv: str) -> Plan:
-    return make_plan(parse_args(["--study", "mine.yaml", *argv]), ResultStore("results"))
+def planned(**given: Any) -> Plan:
+    resources = Resources(**given)
+    return make_plan(What(studies=("mine.yaml",)), ResultStore("results"), resources=resources)
 
 
 @pytest.fixture
@@ -173,7 +175,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Two kinds of trials, mlp and resnet18, both with a measured share of a GPU."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(STUDY.partition("resources")[0])
-    return planned("--gpus-per-worker", "auto")
+    return planned(gpus_per_worker="auto")
 
 
 def kinds(plan: Plan) -> dict[str, tuple]:
@@ -231,26 +233,26 @@ def test_out_of_memory_gets_twice_the_share_once_and_others_nothing(
 @pytest.mark.parametrize(
     ("share", "row", "owed"),
     [
-        ("0.5", {}, True),
-        ("0.5", {"attempts": 7}, True),  # from its checkpoints
-        ("0.5", {"reason": f"{LARGEST_TOO} at batch_size=9"}, False),
-        ("0.5", {"reason": "ValueError: something else"}, False),
-        ("0.5", {"status": "diverged"}, False),
-        ("1", {}, False),  # there is no larger one
-        ("0", {}, False),
+        (0.5, {}, True),
+        (0.5, {"attempts": 7}, True),  # from its checkpoints
+        (0.5, {"reason": f"{LARGEST_TOO} at batch_size=9"}, False),
+        (0.5, {"reason": "ValueError: something else"}, False),
+        (0.5, {"status": "diverged"}, False),
+        (1, {}, False),  # there is no larger one
+        (0, {}, False),
         ("auto", {}, False),  # on a CPU
         ("auto", {"device": "A GPU"}, True),
     ],
 )
 def test_a_larger_try_that_a_killed_sweep_owes_is_made_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: str, row: dict, owed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float | str, row: dict, owed: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(STUDY.partition("resources")[0])
-    plan = planned("--gpus-per-worker", share)
+    plan = planned(gpus_per_worker=share)
     first, *others = plan.trials
     failed = {"status": "failed", "reason": "out of memory at batch_size=9", "attempts": 1}
     failed |= {"trial_id": first, **plan.trials[first].row(), "device": "cpu"}
     ResultStore("results").write_rows("trials", first, [failed | row])
-    again = planned("--gpus-per-worker", share)
+    again = planned(gpus_per_worker=share)
     assert sorted(again.to_do) == sorted([first, *others] if owed else others)
