@@ -63,7 +63,7 @@ def run_plan(
         again = [i for i in plan.to_do if rerun in ("all", plan.ledger.status(i))]
         forget(store, [i for i in again if plan.ledger.status(i)])  # so that what is left is new
     to_do = {i: plan.trials[i] for i in plan.to_do}
-    sizes = {i: int(slot.workers) * float(slot.gpus or slot.cpus) for i, slot in slots.items()}
+    sizes = {i: slot.size for i, slot in slots.items()}
     tally = Tally(to_do, plan.kinds, sizes=sizes, before=plan.ledger.costs)
     with SweepProgress(tally, console=console) as progress:
         reporter = Reporter(to_do, store, progress, mirror)
@@ -82,7 +82,7 @@ def run_plan(
 
         owed = larger_after_oom(slots, plan.ledger, plan.to_do)  # by a sweep that was ended
         reporter.give_most(owed)
-        reporter.give_most(i for i in plan.to_do if float(slots[i].gpus or 0) >= 1)
+        reporter.give_most(i for i in plan.to_do if slots[i].gpus >= 1)
         run({i: owed.get(i, slots[i]) for i in plan.to_do})
         larger = larger_after_oom(slots, reporter.failed(), plan.to_do)
         if larger:
@@ -118,7 +118,7 @@ def measured(
         return plan
     jobs, slots = {}, {}
     for kind, i in wanted.items():
-        slots[kind] = plan.slots[i].on(nodes)
+        slots[kind] = plan.requests[i].on(nodes)
         jobs[kind] = _job(i, slots[kind], plan, store=store, where=options.where)
     with console.status(f"running a few steps of {counted(len(jobs), 'kind')} of trials"):
         probes, failures = schedule.measure(jobs, slots)
@@ -195,7 +195,7 @@ def sweep(options: Options, console: Console) -> int:
         read_plan(store, name)
     with ExitStack() as stack:
         nodes = stack.enter_context(cluster(resources, console)) if plan.to_do else []
-        check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
+        check_fits((plan.requests[i].on(nodes) for i in plan.to_do), nodes)
         if plan.to_do:
             check_nodes(store)
         stack.enter_context(_only_sweep(store, console))
@@ -250,7 +250,7 @@ def _dry_run(plan: Plan, options: Options, *, store: ResultStore, console: Conso
             _check_plan(plan, options.where, console)
         with cluster(resources, console) as nodes:
             if show.probe:
-                check_fits((plan.slots[i].on(nodes) for i in plan.to_do), nodes)
+                check_fits((plan.requests[i].on(nodes) for i in plan.to_do), nodes)
                 plan = measured(plan, nodes, options=options, store=store, console=console)
             shown_on(plan, nodes)
     if plan.to_do and not show.probe:

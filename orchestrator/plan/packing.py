@@ -15,7 +15,7 @@ def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind
     """
     firsts = {kind: ids[0] for kind, ids in plan.kinds.items()}
     some = any(node.get("GPU", 0) for node in nodes)
-    shared = {kind: i for kind, i in firsts.items() if some and plan.slots[i].gpus == AUTO}
+    shared = {kind: i for kind, i in firsts.items() if some and plan.requests[i].gpus == AUTO}
     asked = firsts if all_kinds else shared
     costs = plan.ledger.costs
     unknown = {
@@ -31,7 +31,7 @@ def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind
 def slots_on(plan: Plan, nodes: Sequence[Node]) -> dict[str, Slot]:
     """What each trial that is to run takes of these nodes."""
     return {
-        i: plan.slots[i].on(
+        i: plan.requests[i].on(
             nodes,
             shared=_share(plan, kind),
             trials=len(plan.to_do),
@@ -56,5 +56,5 @@ def larger_after_oom(
     return {
         i: replace(slots[i], gpus=min(2 * gpus, 1.0))
         for i in ids
-        if 0 < (gpus := float(slots[i].gpus or 0)) < 1 and ledger.is_owed_memory(i)
+        if 0 < (gpus := slots[i].gpus) < 1 and ledger.is_owed_memory(i)
     }

@@ -11,7 +11,7 @@ from analysis.store.results import ResultStore
 from orchestrator.options import AUTO, Resources, What, Where
 from orchestrator.plan.ledger import Cost, Kind, Ledger, read_ledger
 from orchestrator.plan.order import by_kind, running_order
-from orchestrator.plan.slots import SLOT_KEYS, Slot
+from orchestrator.plan.slots import REQUEST_KEYS, Request
 from orchestrator.plan.study import Study, check_blocks, expand, load_study, override, parse_yaml
 from trainers.config import TrialConfig
 from trainers.registry import load_plugins
@@ -28,7 +28,7 @@ class Plan:
 
     studies: Mapping[str, Sequence[TrialConfig]]
     trials: Mapping[str, TrialConfig]
-    slots: Mapping[str, Slot]  # of every trial
+    requests: Mapping[str, Request]  # of every trial
     kinds: Mapping[Kind, Sequence[str]]  # what is left to do, in the plan's order
     to_do: Sequence[str]  # the same in the order in which it starts
     ledger: Ledger
@@ -67,7 +67,7 @@ def make_plan(what: What, store: ResultStore, *, resources: Resources = AS_STUDI
     """
     settings = _settings(what)
     trials: dict[str, TrialConfig] = {}
-    slots: dict[str, Slot] = {}
+    requests: dict[str, Request] = {}
     studies: dict[str, list[TrialConfig]] = {}
     plugins: list[str] = []
     if os.getcwd() not in sys.path:  # a user's plugins lie where they work
@@ -81,31 +81,31 @@ def make_plan(what: What, store: ResultStore, *, resources: Resources = AS_STUDI
         room = len(planned) if what.limit is None else max(what.limit - len(trials), 0)
         new = [i for i in planned if i not in trials][:room]
         trials |= {i: planned[i] for i in new}
-        slots |= {i: _slot(study, planned[i], resources) for i in new}
+        requests |= {i: _request(study, planned[i], resources) for i in new}
         kept = [config for i, config in planned.items() if i in trials]
         if kept:  # two files may bear one name
             studies[study.name] = studies.get(study.name, []) + kept
     ledger = read_ledger(store)
     wanted = {*ledger.to_do(trials, what.rerun)}
-    wanted |= {i for i in trials if _is_owed_memory(slots[i], ledger, i)}
+    wanted |= {i for i in trials if _is_owed_memory(requests[i], ledger, i)}
     kinds = by_kind(trials, [i for i in trials if i in wanted])
     to_do = running_order(kinds, trials, ledger)
-    return Plan(studies, trials, slots, kinds, to_do, ledger, plugins)
+    return Plan(studies, trials, requests, kinds, to_do, ledger, plugins)
 
 
-def _is_owed_memory(slot: Slot, ledger: Ledger, trial_id: str) -> bool:
+def _is_owed_memory(request: Request, ledger: Ledger, trial_id: str) -> bool:
     """Whether a part of a GPU was too small, and the sweep ended before the one larger try."""
     if not ledger.is_owed_memory(trial_id):
         return False
-    if slot.gpus == AUTO:
+    if request.gpus == AUTO:
         return ledger.rows[trial_id]["device"] != "cpu"
-    return 0 < float(slot.gpus or 0) < 1
+    return 0 < (request.gpus or 0) < 1
 
 
-def _slot(study: Study, config: TrialConfig, resources: Resources) -> Slot:
+def _request(study: Study, config: TrialConfig, resources: Resources) -> Request:
     """What the study says of this trial; what the command line says goes before it."""
-    given = {SLOT_KEYS[key]: value for key, value in resources.of_a_trial().items()}
-    return replace(study.slot(config) or Slot(), **given)
+    given = {REQUEST_KEYS[key]: value for key, value in resources.of_a_trial().items()}
+    return replace(study.request(config), **given)
 
 
 def _settings(what: What) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def check_plan(plan: Plan, where: Where) -> None:
     from trainers.run.check import check_trials, check_workers  # takes torch, which takes seconds
 
     for i in plan.to_do:
-        if (workers := plan.slots[i].workers) != AUTO:
+        if (workers := plan.requests[i].workers) != AUTO:
             check_workers(plan.trials[i], workers)
     configs = [plan.trials[i] for i in plan.to_do]
     check_trials(configs, data_dir=where.data_dir.resolve(), download=where.download)

@@ -16,39 +16,51 @@ Place = list[int]  # the node of each worker of a trial
 
 
 @dataclass(frozen=True)
-class Slot:
-    """CPUs and GPUs of a trial: `workers` processes with so many of each."""
+class Request:
+    """What a trial asks of whichever cluster it comes to: `workers` processes with so much each."""
 
     workers: int | Literal["auto"] = 1  # auto: as many as leave no part of the cluster idle
-    cpus: float = 1
+    cpus: float = 1.0
     gpus: float | Literal["auto"] | None = None  # None: a whole one where there are any
 
     def on(
         self, nodes: Sequence[Node], *, shared: float = 1.0, trials: int = 1, most: int = 1
     ) -> "Slot":
-        """The same in numbers: what None and auto are on these nodes.
+        """What the trial gets on these nodes, where None and auto are numbers.
 
         GPUs that are auto are `shared`; workers, what `trials` that run together leave to each, up
         to `most`.
         """
-        slot = self
-        if not isinstance(slot.gpus, float | int):
+        gpus = self.gpus
+        if gpus is None or gpus == AUTO:
             there = any(node.get("GPU", 0) > 0 for node in nodes)
-            slot = replace(slot, gpus=(shared if slot.gpus == AUTO else 1.0) if there else 0.0)
-        if slot.workers == AUTO:
-            all_of_them = at_once(replace(slot, workers=1), nodes)
-            slot = replace(slot, workers=max(min(all_of_them // trials, most), 1))
-        return slot
+            gpus = (shared if gpus == AUTO else 1.0) if there else 0.0
+        alone = Slot(cpus=self.cpus, gpus=gpus)
+        if self.workers == AUTO:
+            return replace(alone, workers=max(min(at_once(alone, nodes) // trials, most), 1))
+        return replace(alone, workers=self.workers)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a trial gets of a cluster: `workers` processes with so many CPUs and GPUs each."""
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    @property
+    def size(self) -> float:
+        """How much of the cluster it is: GPUs, or CPUs where it has none."""
+        return self.workers * (self.gpus or self.cpus)
 
     def bundle(self) -> dict[str, float]:
         """A worker's resources by Ray's names, without those that it takes none of."""
-        assert not isinstance(self.gpus, str)
-        return {name: n for name, n in (("CPU", self.cpus), ("GPU", self.gpus or 0.0)) if n}
+        return {name: n for name, n in (("CPU", self.cpus), ("GPU", self.gpus)) if n}
 
 
 def at_once(slot: Slot, nodes: Sequence[Node]) -> int:
     """How many such trials fit on these nodes."""
-    assert not isinstance(slot.workers, str)
     return sum(_workers_on(node, slot.bundle()) for node in nodes) // slot.workers
 
 
@@ -105,7 +117,6 @@ def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
     for slot in dict.fromkeys(slots):
         if at_once(slot, nodes):
             continue
-        assert not isinstance(slot.workers, str)
         for name, amount in slot.bundle().items():
             total = sum(node.get(name, 0) for node in nodes)
             wanted = amount * slot.workers
@@ -134,10 +145,15 @@ def gpu_share(peak_bytes: int, total_bytes: int) -> float:
     return math.floor(1e4 / max(k, 1)) / 1e4  # Ray's resolution
 
 
-SLOT_KEYS: Final = {"workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
+# A request's fields by the keys of a study's `resources`, which are the options' names.
+REQUEST_KEYS: Final = {
+    "workers": "workers",
+    "cpus_per_worker": "cpus",
+    "gpus_per_worker": "gpus",
+}
 
 
-def parse_slot(keys: Mapping[str, Any], where: str) -> Slot:
-    """The slot of a study's `resources` block. Raises InputError."""
-    check_amounts(keys, where=where)
-    return Slot(**{SLOT_KEYS[key]: value for key, value in keys.items()})
+def parse_request(amounts: Mapping[str, Any], where: str) -> Request:
+    """The request of a study's `resources` block. Raises InputError."""
+    check_amounts(amounts, where=where)
+    return Request(**{REQUEST_KEYS[key]: value for key, value in amounts.items()})

@@ -174,7 +174,6 @@ def run(
 
     def bundles(params: dict[str, Any]) -> tune.PlacementGroupFactory:
         slot = slots[params["job"]["trial_id"]]
-        assert not isinstance(slot.workers, str)
         # Ranks are actors in their trial's bundles; it waits for them and takes nothing itself.
         waiting = [{}] if slot.workers > 1 else []
         return tune.PlacementGroupFactory([*waiting, *([slot.bundle()] * slot.workers)])

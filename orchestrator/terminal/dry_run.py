@@ -11,11 +11,12 @@ from pyarrow import fs
 from analysis.store.errors import InputError
 from analysis.store.results import KEPT, ResultStore
 from analysis.store.schema import TABLES
+from orchestrator.options import AUTO
 from orchestrator.plan.makespan import schedule_of
 from orchestrator.plan.packing import slots_on
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.recorded import shared_fields
-from orchestrator.plan.slots import Node, Slot, check_fits
+from orchestrator.plan.slots import Node, Request, Slot, check_fits
 from orchestrator.terminal.words import counted, duration
 from trainers.config import TrialConfig
 
@@ -72,12 +73,12 @@ def _axes(fields: Mapping[str, Any]) -> str:
 
 
 def _kinds(plan: Plan, nodes: Sequence[Node]) -> Iterator[str]:
-    """A line for each kind of trial and slot that is to run."""
+    """A line for each kind of trial and request that is to run."""
     for kind, ids in plan.kinds.items():
         config, cost = plan.trials[ids[0]], plan.ledger.costs.get(kind)
-        for slot in dict.fromkeys(plan.slots[i] for i in ids):
-            count = sum(plan.slots[i] == slot for i in ids)
-            line = f"  {count} x {_name(config)}: {_takes(slot, nodes)}"
+        for request in dict.fromkeys(plan.requests[i] for i in ids):
+            count = sum(plan.requests[i] == request for i in ids)
+            line = f"  {count} x {_name(config)}: {_takes(request, nodes)}"
             yield line + (f", {cost.seconds_per_epoch:.3g} s an epoch" if cost else "")
 
 
@@ -89,12 +90,10 @@ def _name(config: TrialConfig) -> str:
     )
 
 
-def _takes(slot: Slot, nodes: Sequence[Node]) -> str:
-    gpus = slot.gpus
-    if gpus is None:
-        gpus = slot.on(nodes).gpus
-    shown = "a measured share of a GPU" if isinstance(gpus, str) else f"{gpus:g} GPU"
-    return f"{slot.workers} x ({slot.cpus:g} CPU, {shown})"
+def _takes(request: Request, nodes: Sequence[Node]) -> str:
+    measured = request.gpus == AUTO  # what a dry run doesn't, unless it probes
+    gpus = "a measured share of a GPU" if measured else f"{request.on(nodes).gpus:g} GPU"
+    return f"{request.workers} x ({request.cpus:g} CPU, {gpus})"
 
 
 def _estimates(
@@ -144,8 +143,8 @@ def _basis(plan: Plan) -> str:
 
 
 def _use(slots: Mapping[str, Slot], seconds: Mapping[str, float]) -> str:
-    cpu_s = sum(s * int(slots[i].workers) * slots[i].cpus for i, s in seconds.items())
-    gpu_s = sum(s * int(slots[i].workers) * float(slots[i].gpus or 0) for i, s in seconds.items())
+    cpu_s = sum(s * slots[i].workers * slots[i].cpus for i, s in seconds.items())
+    gpu_s = sum(s * slots[i].workers * slots[i].gpus for i, s in seconds.items())
     hours = f"{gpu_s / 3600:.3g} GPU-hours, " if gpu_s else ""
     return f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
@@ -16,6 +18,7 @@ from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.plan.slots import (
     CONTEXT_BYTES,
     HEAD_ROOM,
+    Request,
     Slot,
     at_once,
     check_fits,
@@ -23,12 +26,20 @@ from orchestrator.plan.slots import (
     resources,
 )
 from orchestrator.plan.study import expand, parse_study
+from tests.fuzzing import FUZZ
 from trainers.config import TrialConfig
 
 GIB = 2**30
 BOX = [{"CPU": 16.0, "GPU": 8.0}]
 TWO_NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
 LAPTOP = [{"CPU": 2.0}]
+REQUESTS = st.builds(
+    Request,
+    workers=st.one_of(st.just("auto"), st.integers(1, 8)),
+    cpus=st.floats(0.01, 8),
+    gpus=st.one_of(st.none(), st.just("auto"), st.sampled_from([0.0, 0.25, 1.0, 2.0])),
+)
+CLUSTERS = st.sampled_from([BOX, TWO_NODES, LAPTOP])
 STUDY = """
 dataset: digits
 image_size: 8
@@ -77,7 +88,7 @@ def test_how_many_fit(slot: Slot, nodes: list, count: int) -> None:
     ],
 )
 def test_auto_workers_leave_nothing_idle(nodes: list, trials: int, most: int, workers: int) -> None:
-    assert Slot(workers="auto").on(nodes, trials=trials, most=most).workers == workers
+    assert Request(workers="auto").on(nodes, trials=trials, most=most).workers == workers
 
 
 @pytest.mark.parametrize(
@@ -96,26 +107,49 @@ def test_amounts_that_ray_has_not(argv: tuple[str, str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("slot", "nodes", "message"),
+    ("asked", "nodes", "message"),
     [
-        (Slot(cpus=64), LAPTOP, "a trial wants 64 CPU and the cluster has 2; .* --cpus-per-worker"),
-        (Slot(gpus=1.0), LAPTOP, "a trial wants 1 GPU and the cluster has 0"),
-        (Slot(workers=9, gpus=1.0), BOX, "a trial wants 9 GPU .* has 8; .* or --workers"),
-        (Slot(gpus=2.0), TWO_NODES, "a worker wants 2 GPU of one node and the largest has 1"),
-        (Slot(workers=2, cpus=3, gpus=0.0), [{"CPU": 5.0}, {"CPU": 1.0}],
+        (Request(cpus=64), LAPTOP,
+         "a trial wants 64 CPU and the cluster has 2; .* --cpus-per-worker"),
+        (Request(gpus=1.0), LAPTOP, "a trial wants 1 GPU and the cluster has 0"),
+        (Request(workers=9, gpus=1.0), BOX, "a trial wants 9 GPU .* has 8; .* or --workers"),
+        (Request(gpus=2.0), TWO_NODES, "a worker wants 2 GPU of one node and the largest has 1"),
+        (Request(workers=2, cpus=3, gpus=0.0), [{"CPU": 5.0}, {"CPU": 1.0}],
          "2 workers of 3 CPU each don't fit on the cluster's 2 nodes together"),
     ],
 )  # fmt: skip
-def test_what_can_never_be_placed_is_told(slot: Slot, nodes: list, message: str) -> None:
+def test_what_can_never_be_placed_is_told(asked: Request, nodes: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_fits([slot.on(nodes)], nodes)
+        check_fits([asked.on(nodes)], nodes)
 
 
 def test_a_whole_gpu_where_there_are_any() -> None:
-    assert Slot().on(BOX).gpus == 1.0
-    assert Slot().on(LAPTOP).gpus == 0.0
-    assert Slot(gpus="auto").on(BOX, shared=0.125).gpus == 0.125
-    assert Slot(gpus="auto").on(LAPTOP, shared=0.125).gpus == 0.0
+    assert Request().on(BOX).gpus == 1.0
+    assert Request().on(LAPTOP).gpus == 0.0
+    assert Request(gpus="auto").on(BOX, shared=0.125).gpus == 0.125
+    assert Request(gpus="auto").on(LAPTOP, shared=0.125).gpus == 0.0
+
+
+@FUZZ
+@given(REQUESTS, CLUSTERS, st.floats(1e-4, 1.0), st.integers(1, 9), st.integers(1, 200))
+def test_a_slot_is_numbers_and_says_what_was_asked_for(
+    asked: Request, nodes: list, shared: float, trials: int, most: int
+) -> None:
+    slot = asked.on(nodes, shared=shared, trials=trials, most=most)
+    assert (type(slot.workers), type(slot.gpus)) == (int, float)
+    assert slot.workers == asked.workers or (asked.workers == "auto" and 1 <= slot.workers <= most)
+    assert slot.cpus == asked.cpus
+    on_gpus = any(node.get("GPU", 0) for node in nodes)
+    expected = {None: float(on_gpus), "auto": shared * on_gpus}.get(asked.gpus, asked.gpus)
+    assert slot.gpus == expected
+
+
+@pytest.mark.parametrize(
+    ("slot", "size"),
+    [(Slot(), 1), (Slot(4, 2.0), 8), (Slot(2, 3.0, 0.25), 0.5), (Slot(1, 9, 2), 2)],
+)
+def test_a_size_is_of_what_is_scarce(slot: Slot, size: float) -> None:
+    assert slot.size == size
 
 
 @pytest.mark.parametrize(
@@ -141,11 +175,11 @@ def test_a_study_gives_resources_to_what_matches_and_they_rename_no_trial(
     plain = parse_study(STUDY.partition("resources")[0], name="mine", where="mine.yaml")
     plan = planned()
     assert set(plan.trials) == set(expand(plain))
-    slots = {plan.trials[i].model: slot for i, slot in plan.slots.items()}
-    assert slots == {"mlp": Slot(gpus=0.25), "resnet18": Slot(4, 2.0)}
+    requests = {plan.trials[i].model: request for i, request in plan.requests.items()}
+    assert requests == {"mlp": Request(gpus=0.25), "resnet18": Request(4, 2.0)}
     flags = planned(workers=2, gpus_per_worker="auto")
-    slots = {flags.trials[i].model: slot for i, slot in flags.slots.items()}
-    assert slots == {"mlp": Slot(2, 1, "auto"), "resnet18": Slot(2, 2.0, "auto")}
+    requests = {flags.trials[i].model: request for i, request in flags.requests.items()}
+    assert requests == {"mlp": Request(2, 1, "auto"), "resnet18": Request(2, 2.0, "auto")}
 
 
 @pytest.mark.parametrize(
