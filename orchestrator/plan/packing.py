@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from orchestrator.options import AUTO
 from orchestrator.plan.ledger import Kind, Ledger
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.slots import AUTO, Node, Slot, gpu_share
+from orchestrator.plan.slots import Node, Slot, check_fits, gpu_share
 
 
 def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind, str]:
@@ -40,6 +41,11 @@ def slots_on(plan: Plan, nodes: Sequence[Node]) -> dict[str, Slot]:
         for kind, ids in plan.kinds.items()
         for i in ids
     }
+
+
+def check_all_fit(plan: Plan, nodes: Sequence[Node]) -> None:
+    """Raises InputError if any trial that is to run can never be placed on these nodes."""
+    check_fits((plan.requests[i].on(nodes) for i in plan.to_do), nodes)
 
 
 def _share(plan: Plan, kind: Kind) -> float:

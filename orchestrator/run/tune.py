@@ -93,6 +93,11 @@ def connect(address: str | None) -> list[Node]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def is_named(address: str | None) -> bool:
+    """Whether this, or else the environment, names a cluster outside of this process."""
+    return (address or os.environ.get("RAY_ADDRESS")) not in (None, "", LOCAL)
+
+
 def _check_answers(address: str | None) -> None:
     """Knock at host:port before Ray does, which would wait there for minutes."""
     host, colon, port = (address or "").removeprefix(RAY_CLIENT).rpartition(":")

@@ -1,6 +1,10 @@
 """The command line without Ray: plans, dry runs, and every mistake in one line, exit code 2."""
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -218,6 +222,17 @@ def test_a_port_where_something_else_listens_is_no_cluster(
         argv = ["--study", "tiny.yaml", "--address", f"{scheme}127.0.0.1:{port}"]
         assert sweep.main(argv) == 2
     assert "(what listens there is no Ray); start it" in capsys.readouterr().err
+
+
+def test_the_one_file_runs_wherever_it_is_copied(somewhere: Path) -> None:
+    copied = somewhere / "submitted" / "sweep.py"
+    copied.parent.mkdir()
+    shutil.copy(sweep.__file__, copied)
+    argv = [sys.executable, str(copied), "--study", "tiny.yaml", "--dry-run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(sweep.__file__).parents[1])}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    assert "2 trials, 0 done, 2 to run" in done.stdout
+    assert done.stderr == ""
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
