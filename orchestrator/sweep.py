@@ -25,7 +25,7 @@ from orchestrator.plan.packing import check_all_fit
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.recorded import continue_command
 from orchestrator.plan.slots import Node
-from orchestrator.run import interrupt, tune
+from orchestrator.run import connection, interrupt
 from orchestrator.run.session import Session
 from orchestrator.terminal.dry_run import show_plan, this_machine
 from orchestrator.terminal.summary import show_summary, write_analysis
@@ -51,7 +51,7 @@ def sweep(options: Options, console: Console) -> int:
         tally = session.run(plan, nodes)
         wall_s = time.monotonic() - started
         facts = {"wall time": duration(wall_s)}
-        facts |= {"slots busy": tally.busy(wall_s)} if tally else {}
+        facts |= {"slots busy": tally.busy_in_words(wall_s)} if tally else {}
         facts |= {"mlflow": how_to_open(session.tracking_uri)} if options.where.mlflow else {}
         facts |= write_analysis(store, console)
         all_finished = show_summary(plan, read_ledger(store), argv=options.argv, facts=facts)
@@ -63,7 +63,7 @@ def dry_run(plan: Plan, session: Session) -> None:
     resources, show = session.options.resources, session.options.show
     nodes: Sequence[Node] = this_machine()
     with ExitStack() as stack:
-        if plan.to_do and (show.probe or tune.is_named(resources.address)):
+        if plan.to_do and (show.probe or connection.names_cluster(resources.address)):
             if show.probe:
                 session.check(plan)
             nodes = stack.enter_context(session.cluster())
@@ -86,11 +86,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except (KeyboardInterrupt, tune.ClusterLostError, WriteError) as end:
-        print(
-            f"{str(end) or 'interrupted'}; {tune.SAFE}. To continue: {continue_command(words)}",
-            file=sys.stderr,
-        )
+    except (KeyboardInterrupt, connection.ClusterLostError, WriteError) as end:
+        reason = str(end) or "interrupted"
+        command = continue_command(words)
+        print(f"{reason}; {connection.SAFE}. To continue: {command}", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -1,12 +1,17 @@
-"""Which share of a GPU each trial gets. Decisions alone: `schedule` carries them out."""
+"""Which share of a GPU each trial gets. Decisions alone: `orchestrator.run` carries them out."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from orchestrator.options import AUTO
 from orchestrator.plan.ledger import Kind, Ledger
 from orchestrator.plan.plan import Plan
-from orchestrator.plan.slots import Node, Slot, check_fits, gpu_share
+from orchestrator.plan.slots import Node, Slot, check_fits
+
+HEAD_ROOM: Final = 1.25  # over the measured peak: fragments, and what a library takes later
+CONTEXT_BYTES: Final = 600 * 2**20  # of a GPU, for each process that uses it, outside PyTorch
 
 
 def to_probe(plan: Plan, nodes: Sequence[Node], *, all_kinds: bool) -> dict[Kind, str]:
@@ -53,6 +58,12 @@ def _share(plan: Plan, kind: Kind) -> float:
     if cost is None or cost.peak_memory_bytes is None or total is None:
         return 1.0
     return gpu_share(cost.peak_memory_bytes, total)
+
+
+def gpu_share(peak_bytes: int, total_bytes: int) -> float:
+    """The fraction of a GPU that a trial of this peak takes: 1/k, so that k of them fit."""
+    k = total_bytes // (peak_bytes * HEAD_ROOM + CONTEXT_BYTES)
+    return math.floor(1e4 / max(k, 1)) / 1e4  # Ray's resolution
 
 
 def larger_after_oom(

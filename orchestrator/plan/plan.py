@@ -116,15 +116,15 @@ def _settings(what: What) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not (equals and value.strip()):  # nothing would be null: the recipe's value
             raise InputError(f"{where}: write it as key=value")
-        _put(settings, key.strip(), parse_yaml(value, where=where))
+        _set_once(settings, key.strip(), parse_yaml(value, where=where))
     if what.seeds is not None:
-        _put(settings, "seed", list(what.seeds))
+        _set_once(settings, "seed", list(what.seeds))
     if what.epochs is not None:
-        _put(settings, "epochs", what.epochs)
+        _set_once(settings, "epochs", what.epochs)
     return settings
 
 
-def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+def _set_once(settings: dict[str, Any], key: str, value: Any) -> None:
     if key in settings and settings[key] != value:
         raise InputError(
             f"{key} is set to {settings[key]!r} and to {value!r}; give it once, a list for an axis"

@@ -1,6 +1,5 @@
 """What a trial takes of a cluster, and whether there is so much. Arithmetic alone; no Ray."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -9,8 +8,6 @@ from typing import Any, Final, Literal
 from analysis.store.errors import InputError
 from orchestrator.options import AUTO, RESOLUTION, check_amounts
 
-HEAD_ROOM: Final = 1.25  # over the measured peak: fragments, and what a library takes later
-CONTEXT_BYTES: Final = 600 * 2**20  # of a GPU, for each process that uses it, outside PyTorch
 Node = Mapping[str, float]  # a node's resources by Ray's names
 Place = list[int]  # the node of each worker of a trial
 
@@ -105,13 +102,6 @@ def _wanted(slot: Slot) -> tuple[tuple[str, int], ...]:
     return tuple((name, _units(amount)) for name, amount in reversed(slot.bundle().items()))
 
 
-def resources(nodes: Sequence[Node]) -> str:
-    """What there is in all, as `2 nodes with 16 CPU, 8 GPU`."""
-    totals = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-    there = ", ".join(f"{total:g} {name}" for name, total in totals.items() if total)
-    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {there or 'no CPU'}"
-
-
 def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
     """Raises InputError for a trial that can never be placed: what it lacks, and what there is."""
     for slot in dict.fromkeys(slots):
@@ -137,12 +127,6 @@ def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
             f"{slot.workers} workers of {wants} each don't fit on the cluster's {len(nodes)} "
             "nodes together; ask for less with --workers"
         )
-
-
-def gpu_share(peak_bytes: int, total_bytes: int) -> float:
-    """The fraction of a GPU that a trial of this peak takes: 1/k, so that k of them fit."""
-    k = total_bytes // (peak_bytes * HEAD_ROOM + CONTEXT_BYTES)
-    return math.floor(1e4 / max(k, 1)) / 1e4  # Ray's resolution
 
 
 # A request's fields by the keys of a study's `resources`, which are the options' names.

@@ -13,7 +13,7 @@ ENDED: Final = ("finished", "failed", "diverged")
 
 
 class Reporter:
-    """The sweep's `schedule.Listener`."""
+    """The sweep's `tune.Listener`."""
 
     def __init__(
         self,
@@ -29,7 +29,7 @@ class Reporter:
         self._largest: set[str] = set()
         self._failed: dict[str, dict[str, Any]] = {}
 
-    def give_most(self, trial_ids: Iterable[str]) -> None:
+    def note_largest_share(self, trial_ids: Iterable[str]) -> None:
         """These trials get as much of a GPU as they ever will."""
         self._largest |= {*trial_ids}
 

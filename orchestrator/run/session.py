@@ -21,14 +21,14 @@ from orchestrator.options import Options
 from orchestrator.plan.ledger import forget
 from orchestrator.plan.packing import check_all_fit, larger_after_oom, slots_on, to_probe
 from orchestrator.plan.plan import Plan, check_plan, make_plan
-from orchestrator.plan.recorded import read_plan, write_plan
-from orchestrator.plan.slots import Node, Slot, resources
-from orchestrator.run import tune
+from orchestrator.plan.recorded import read_recorded, write_recorded
+from orchestrator.plan.slots import Node, Slot
+from orchestrator.run import connection, tune
 from orchestrator.run.nodes import check_nodes
 from orchestrator.run.reporter import ENDED, Reporter
 from orchestrator.terminal.progress import SweepProgress
 from orchestrator.terminal.tally import Tally
-from orchestrator.terminal.words import counted
+from orchestrator.terminal.words import counted, nodes_in_words
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.uris import check_uri, default_uri
 
@@ -65,10 +65,10 @@ class Session:
         """The nodes of the cluster, connected. Raises InputError if there is none."""
         try:
             with self.console.status("starting Ray"):
-                nodes = tune.connect(self.options.resources.address)
+                nodes = connection.connect(self.options.resources.address)
             yield nodes
         finally:
-            tune.disconnect()
+            connection.disconnect()
 
     def measured(self, plan: Plan, nodes: Sequence[Node]) -> Plan:
         """The plan with what a few steps tell of kinds that never ran, where that is asked for."""
@@ -101,7 +101,7 @@ class Session:
             check_uri(self.tracking_uri)
         self.check(plan)
         for name in plan.studies:
-            read_plan(self.store, name)
+            read_recorded(self.store, name)
         with ExitStack() as stack:
             nodes = stack.enter_context(self.cluster()) if plan.to_do else []
             if plan.to_do:
@@ -116,11 +116,11 @@ class Session:
         """Keep the studies' grids beside the results, and say what is about to run."""
         self.store.remove_leftovers()
         for name, configs in plan.studies.items():
-            write_plan(self.store, name, configs, self.options.argv)
+            write_recorded(self.store, name, configs, self.options.argv)
         self.console.print(
             f"{', '.join(plan.studies)}: {counted(len(plan.trials), 'trial')}, {plan.done:,} done "
             f"before, {len(plan.to_do):,} to run, into {self.options.where.results}"
-            + (f", on {resources(nodes)}" if nodes else ""),
+            + (f", on {nodes_in_words(nodes)}" if nodes else ""),
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -151,15 +151,16 @@ class Session:
 
     def _train(self, plan: Plan, slots: Mapping[str, Slot], reporter: Reporter) -> None:
         """Every trial once, then those whose part of a GPU was too small once more, with more."""
-        owed = larger_after_oom(slots, plan.ledger, plan.to_do)  # by a sweep that was ended
-        reporter.give_most(owed)
-        reporter.give_most(i for i in plan.to_do if slots[i].gpus >= 1)
-        self._run_jobs(plan, {i: owed.get(i, slots[i]) for i in plan.to_do}, reporter)
+        # What a sweep before this one found too small, and ended before it tried more.
+        from_before = larger_after_oom(slots, plan.ledger, plan.to_do)
+        reporter.note_largest_share(from_before)
+        reporter.note_largest_share(i for i in plan.to_do if slots[i].gpus >= 1)
+        self._run_jobs(plan, {i: from_before.get(i, slots[i]) for i in plan.to_do}, reporter)
         larger = larger_after_oom(slots, reporter.failed(), plan.to_do)
         if larger:
             line = f"{counted(len(larger), 'trial')} ran out of memory; again, with twice its share"
             self.console.print(line, highlight=False, soft_wrap=True)
-            reporter.give_most(larger)
+            reporter.note_largest_share(larger)
             self._run_jobs(plan, larger, reporter)
 
     def _run_jobs(self, plan: Plan, slots: Mapping[str, Slot], reporter: Reporter) -> None:

@@ -12,7 +12,7 @@ from analysis.store.errors import InputError
 from analysis.store.results import KEPT, ResultStore
 from analysis.store.schema import TABLES
 from orchestrator.options import AUTO
-from orchestrator.plan.makespan import schedule_of
+from orchestrator.plan.makespan import makespan
 from orchestrator.plan.packing import slots_on
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.recorded import shared_fields
@@ -115,7 +115,7 @@ def _estimates(
         for i in ids
     }
     each = ((slots[i], seconds[i]) for i in plan.to_do)
-    wall_s, together = schedule_of(each, nodes, max_concurrent)
+    wall_s, together = makespan(each, nodes, max_concurrent)
     unknown = [plan.trials[ids[0]] for kind, ids in plan.kinds.items() if kind not in costs]
     if unknown:
         yield (

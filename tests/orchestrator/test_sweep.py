@@ -216,7 +216,7 @@ def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
 def test_a_port_where_something_else_listens_is_no_cluster(
     scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.run.tune.CONNECT_S", 0.2)
+    monkeypatch.setattr("orchestrator.run.connection.CONNECT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         argv = ["--study", "tiny.yaml", "--address", f"{scheme}127.0.0.1:{port}"]

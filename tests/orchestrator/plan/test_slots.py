@@ -13,17 +13,20 @@ from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from orchestrator.options import Resources, What, parse_options
 from orchestrator.plan.ledger import LARGEST_TOO, Cost, Ledger, kind_of
-from orchestrator.plan.packing import larger_after_oom, slots_on, to_probe
-from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.plan.slots import (
+from orchestrator.plan.packing import (
     CONTEXT_BYTES,
     HEAD_ROOM,
+    gpu_share,
+    larger_after_oom,
+    slots_on,
+    to_probe,
+)
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.plan.slots import (
     Request,
     Slot,
     at_once,
     check_fits,
-    gpu_share,
-    resources,
 )
 from orchestrator.plan.study import expand, parse_study
 from tests.fuzzing import FUZZ
@@ -51,12 +54,6 @@ resources:
 - {gpus_per_worker: 0.25}
 - {model: resnet18, workers: 4, cpus_per_worker: 2}
 """
-
-
-def test_resources_in_words() -> None:
-    assert resources(LAPTOP) == "1 node with 2 CPU"
-    assert resources(TWO_NODES) == "2 nodes with 8 CPU, 2 GPU"
-    assert resources([{"GPU": 0.0}]) == "1 node with no CPU"
 
 
 @pytest.mark.parametrize(
