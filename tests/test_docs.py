@@ -22,7 +22,7 @@ import torch
 from analysis.store.command_line import Parser
 from analysis.store.results import ResultStore
 from analysis.trials.cells import setting_apart
-from orchestrator.options import parse_args
+from orchestrator.options import parse_options
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.study import expand, load_study, parse_study
 from tests.analysis.recorded_store import CLASSIFICATION, Store
@@ -106,9 +106,9 @@ def check_program(module: str, argv: list[str], what: str, store: ResultStore) -
 
 def check_sweep(argv: list[str], store: ResultStore) -> None:
     """The options, and the trials that they ask for."""
-    args = parse_args(argv)
-    if not any(name.endswith(".yaml") for name in args.study):  # those are the reader's own
-        assert make_plan(args, store).trials, argv
+    options = parse_options(argv)
+    if not any(name.endswith(".yaml") for name in options.what.studies):  # those are the reader's
+        assert make_plan(options.what, store, resources=options.resources).trials, argv
 
 
 def test_every_command_is_run_by_a_test_or_says_what_it_needs() -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from analysis.store.schema import CONFIG_FIELDS
-from orchestrator.options import parse_args
+from orchestrator.options import parse_options
 from orchestrator.plan.plan import make_plan
 from orchestrator.plan.study import check_blocks, expand, load_study
 from tests.fuzzing import FUZZ, ODD
@@ -238,15 +238,14 @@ def test_settings_of_a_command(words: list[str], option: str, value: Any) -> Non
         study = Path(folder) / "mine.yaml"
         study.write_text(yaml.safe_dump({name: GOOD[name][0] for name in NEEDED}))
         try:
-            args = parse_args(["--study", str(study), *argv])
+            what = parse_options(["--study", str(study), *argv]).what
+            plan = make_plan(what, ResultStore(Path(folder) / "results"))
         except SystemExit:  # argparse's own line
             return
-        try:
-            plan = make_plan(args, ResultStore(Path(folder) / "results"))
         except InputError as error:
             check_refused(error)
             return
-    for word in args.settings:
+    for word in what.settings:
         name, _, text = word.partition("=")
         check_text_taken([config.row() for config in plan.trials.values()], name.strip(), text)
 

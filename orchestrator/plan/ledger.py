@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -14,9 +14,9 @@ from analysis.store.reading import read_folder
 from analysis.store.results import CHECKPOINTS, ResultStore
 from analysis.store.rows import ConfigRow, TrialRow, begun
 from analysis.store.schema import CONFIG_FIELDS, TABLES, TRIALS
+from orchestrator.options import Rerun
 from trainers.config import TrialConfig
 
-Rerun = Literal["failed", "diverged", "all"]
 # Trials that agree in these cost the same for an epoch.
 KIND: Final = (
     "dataset",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from orchestrator.plan.slots import Node, Place, Slot, free_on, give_back, take
 
 
-def schedule_of(
+def makespan(
     trials: Iterable[tuple[Slot, float]], nodes: Sequence[Node], max_concurrent: int | None = None
 ) -> tuple[float, int]:
     """When the last trial ends, and how many run at once at most.

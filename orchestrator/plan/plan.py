@@ -1,19 +1,17 @@
 """What a sweep would do: its trials, which of them are done, and what each takes."""
 
-import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.console import Console
-
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
+from orchestrator.options import AUTO, Resources, What, Where
 from orchestrator.plan.ledger import Cost, Kind, Ledger, read_ledger
 from orchestrator.plan.order import by_kind, running_order
-from orchestrator.plan.slots import AUTO, SLOT_KEYS, Slot, parse_slot
+from orchestrator.plan.slots import REQUEST_KEYS, Request
 from orchestrator.plan.study import Study, check_blocks, expand, load_study, override, parse_yaml
 from trainers.config import TrialConfig
 from trainers.registry import load_plugins
@@ -21,12 +19,7 @@ from trainers.registry import load_plugins
 if TYPE_CHECKING:
     from trainers.run.probe import Probe
 
-LEAST: Final = {
-    "limit": 1,
-    "epochs": 1,
-    "max_concurrent": 1,
-    "retries": 0,
-}
+AS_STUDIED: Final = Resources()  # what the studies say, else the smallest
 
 
 @dataclass(frozen=True)
@@ -35,7 +28,7 @@ class Plan:
 
     studies: Mapping[str, Sequence[TrialConfig]]
     trials: Mapping[str, TrialConfig]
-    slots: Mapping[str, Slot]  # of every trial
+    requests: Mapping[str, Request]  # of every trial
     kinds: Mapping[Kind, Sequence[str]]  # what is left to do, in the plan's order
     to_do: Sequence[str]  # the same in the order in which it starts
     ledger: Ledger
@@ -67,78 +60,68 @@ class Plan:
         )
 
 
-def make_plan(args: argparse.Namespace, store: ResultStore) -> Plan:
-    """Everything that can be known before anything is started. Raises InputError."""
-    _check_numbers(args)
-    settings = _settings(args)
+def make_plan(what: What, store: ResultStore, *, resources: Resources = AS_STUDIED) -> Plan:
+    """Everything that can be known before anything is started. Raises InputError.
+
+    From Python: `make_plan(What(studies=("digits",)), ResultStore("results"))`.
+    """
+    settings = _settings(what)
     trials: dict[str, TrialConfig] = {}
-    slots: dict[str, Slot] = {}
+    requests: dict[str, Request] = {}
     studies: dict[str, list[TrialConfig]] = {}
     plugins: list[str] = []
     if os.getcwd() not in sys.path:  # a user's plugins lie where they work
         sys.path.insert(0, os.getcwd())
-    for name in args.study:
+    for name in what.studies:
         study = load_study(name)
         load_plugins(study.plugins, where=study.where)
         plugins += study.plugins
         check_blocks(study, settings)
         planned = expand(override(study, settings))
-        room = max(args.limit - len(trials), 0) if args.limit is not None else len(planned)
+        room = len(planned) if what.limit is None else max(what.limit - len(trials), 0)
         new = [i for i in planned if i not in trials][:room]
         trials |= {i: planned[i] for i in new}
-        slots |= {i: _slot(study, planned[i], args) for i in new}
+        requests |= {i: _request(study, planned[i], resources) for i in new}
         kept = [config for i, config in planned.items() if i in trials]
         if kept:  # two files may bear one name
             studies[study.name] = studies.get(study.name, []) + kept
     ledger = read_ledger(store)
-    wanted = {*ledger.to_do(trials, args.rerun)}
-    wanted |= {i for i in trials if _is_owed_memory(slots[i], ledger, i)}
+    wanted = {*ledger.to_do(trials, what.rerun)}
+    wanted |= {i for i in trials if _is_owed_memory(requests[i], ledger, i)}
     kinds = by_kind(trials, [i for i in trials if i in wanted])
     to_do = running_order(kinds, trials, ledger)
-    return Plan(studies, trials, slots, kinds, to_do, ledger, plugins)
+    return Plan(studies, trials, requests, kinds, to_do, ledger, plugins)
 
 
-def _is_owed_memory(slot: Slot, ledger: Ledger, trial_id: str) -> bool:
+def _is_owed_memory(request: Request, ledger: Ledger, trial_id: str) -> bool:
     """Whether a part of a GPU was too small, and the sweep ended before a larger try."""
-    shares_a_gpu = slot.gpus == AUTO or 0 < float(slot.gpus or 0) < 1
+    shares_a_gpu = request.gpus == AUTO or 0 < (request.gpus or 0) < 1
     return shares_a_gpu and ledger.is_owed_memory(trial_id)
 
 
-def _slot(study: Study, config: TrialConfig, args: argparse.Namespace) -> Slot:
+def _request(study: Study, config: TrialConfig, resources: Resources) -> Request:
     """What the study says of this trial; what the command line says goes before it."""
-    given = {name: getattr(args, key) for key, name in SLOT_KEYS.items()}
-    given = {name: value for name, value in given.items() if value is not None}
-    return replace(study.slot(config) or Slot(), **given)
+    given = {REQUEST_KEYS[key]: value for key, value in resources.of_a_trial().items()}
+    return replace(study.request(config), **given)
 
 
-def _check_numbers(args: argparse.Namespace) -> None:
-    for name, least in LEAST.items():
-        value = getattr(args, name)
-        if isinstance(value, int | float) and not value >= least:
-            raise InputError(f"--{name.replace('_', '-')} {value:g} must be at least {least:g}")
-    given = {key: getattr(args, key) for key in SLOT_KEYS if getattr(args, key) is not None}
-    parse_slot(given, where="the command line")
-
-
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
-    """The fields that the command line sets. Raises InputError."""
+def _settings(what: What) -> dict[str, Any]:
+    """The fields that are set in all grids. Raises InputError."""
     settings: dict[str, Any] = {}
-    for text in args.settings:
+    for text in what.settings:
         where = f"--set {text if text.isprintable() else repr(text)}"
         key, equals, value = text.partition("=")
         if not (equals and value.strip()):  # nothing would be null: the recipe's value
             raise InputError(f"{where}: write it as key=value")
-        _put(settings, key.strip(), parse_yaml(value, where=where))
-    if args.seeds is not None and len({*args.seeds}) < len(args.seeds):
-        raise InputError("--seeds has a seed twice; give each once")
-    if args.seeds is not None:
-        _put(settings, "seed", list(args.seeds))
-    if args.epochs is not None:
-        _put(settings, "epochs", args.epochs)
+        _set_once(settings, key.strip(), parse_yaml(value, where=where))
+    if what.seeds is not None:
+        _set_once(settings, "seed", list(what.seeds))
+    if what.epochs is not None:
+        _set_once(settings, "epochs", what.epochs)
     return settings
 
 
-def _put(settings: dict[str, Any], key: str, value: Any) -> None:
+def _set_once(settings: dict[str, Any], key: str, value: Any) -> None:
     if key in settings and settings[key] != value:
         raise InputError(
             f"{key} is set to {settings[key]!r} and to {value!r}; give it once, a list for an axis"
@@ -146,18 +129,15 @@ def _put(settings: dict[str, Any], key: str, value: Any) -> None:
     settings[key] = value
 
 
-def check_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
-    """Check models and data of what is to run, here, before many workers do. Raises InputError."""
-    if not plan.to_do:
-        return
-    with console.status("checking models and data"):
-        from trainers.run.check import (  # takes torch, which takes seconds
-            check_trials,
-            check_workers,
-        )
+def check_plan(plan: Plan, where: Where) -> None:
+    """Check models and data of what is to run, here, before many workers do. Raises InputError.
 
-        for i in plan.to_do:
-            if (workers := plan.slots[i].workers) != AUTO:
-                check_workers(plan.trials[i], workers)
-        configs = [plan.trials[i] for i in plan.to_do]
-        check_trials(configs, data_dir=args.data_dir.resolve(), download=args.download)
+    Fetches data that are missing, if `where` allows it.
+    """
+    from trainers.run.check import check_trials, check_workers  # takes torch, which takes seconds
+
+    for i in plan.to_do:
+        if (workers := plan.requests[i].workers) != AUTO:
+            check_workers(plan.trials[i], workers)
+    configs = [plan.trials[i] for i in plan.to_do]
+    check_trials(configs, data_dir=where.data_dir.resolve(), download=where.download)

@@ -19,7 +19,7 @@ from trainers.config import TrialConfig
 FOLDER = "studies"
 
 
-def write_plan(
+def write_recorded(
     store: ResultStore, name: str, trials: Iterable[TrialConfig], argv: Sequence[str]
 ) -> None:
     """Keep a study's grid beside its results.
@@ -28,7 +28,7 @@ def write_plan(
     is kept as the command runs every trial of the grid. Raises InputError for a broken file.
     """
     rows: dict[str, Mapping[str, Any]] = {config.trial_id: config.row() for config in trials}
-    command, before = continue_command(argv), read_plan(store, name)
+    command, before = continue_command(argv), read_recorded(store, name)
     if before is not None and not before.trials.keys() <= rows.keys():
         if rows.keys() <= before.trials.keys():
             return
@@ -37,7 +37,7 @@ def write_plan(
     store.write_bytes(_yaml(name, command, rows).encode(), FOLDER, f"{name}.yaml")
 
 
-def read_plan(store: ResultStore, name: str) -> RecordedStudy | None:
+def read_recorded(store: ResultStore, name: str) -> RecordedStudy | None:
     """A study's grid as it was run before; None if it never was. Raises InputError."""
     file = f"{name}.yaml"
     try:

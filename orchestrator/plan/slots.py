@@ -1,55 +1,63 @@
 """What a trial takes of a cluster, and whether there is so much. Arithmetic alone; no Ray."""
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
 
 from analysis.store.errors import InputError
-from orchestrator.options import AUTO
+from orchestrator.options import AUTO, RESOLUTION, check_amounts
 
-HEAD_ROOM: Final = 1.25  # over the measured peak: fragments, and what a library takes later
-CONTEXT_BYTES: Final = 600 * 2**20  # of a GPU, for each process that uses it, outside PyTorch
-RESOLUTION: Final = 1e-4  # Ray counts no finer
 Node = Mapping[str, float]  # a node's resources by Ray's names
 Place = list[int]  # the node of each worker of a trial
 
 
 @dataclass(frozen=True)
-class Slot:
-    """CPUs and GPUs of a trial: `workers` processes with so many of each."""
+class Request:
+    """What a trial asks of whichever cluster it comes to: `workers` processes with so much each."""
 
     workers: int | Literal["auto"] = 1  # auto: as many as leave no part of the cluster idle
-    cpus: float = 1
+    cpus: float = 1.0
     gpus: float | Literal["auto"] | None = None  # None: a whole one where there are any
 
     def on(
         self, nodes: Sequence[Node], *, shared: float = 1.0, trials: int = 1, most: int = 1
     ) -> "Slot":
-        """The same in numbers: what None and auto are on these nodes.
+        """What the trial gets on these nodes, where None and auto are numbers.
 
         GPUs that are auto are `shared`; workers, what `trials` that run together leave to each, up
         to `most`.
         """
-        slot = self
-        if not isinstance(slot.gpus, float | int):
+        gpus = self.gpus
+        if gpus is None or gpus == AUTO:
             there = any(node.get("GPU", 0) > 0 for node in nodes)
-            slot = replace(slot, gpus=(shared if slot.gpus == AUTO else 1.0) if there else 0.0)
-        if slot.workers == AUTO:
-            all_of_them = at_once(replace(slot, workers=1), nodes)
-            slot = replace(slot, workers=max(min(all_of_them // trials, most), 1))
-        return slot
+            gpus = (shared if gpus == AUTO else 1.0) if there else 0.0
+        alone = Slot(cpus=self.cpus, gpus=gpus)
+        if self.workers == AUTO:
+            return replace(alone, workers=max(min(at_once(alone, nodes) // trials, most), 1))
+        return replace(alone, workers=self.workers)
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a trial gets of a cluster: `workers` processes with so many CPUs and GPUs each."""
+
+    workers: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    @property
+    def size(self) -> float:
+        """How much of the cluster it is: GPUs, or CPUs where it has none."""
+        return self.workers * (self.gpus or self.cpus)
 
     def bundle(self) -> dict[str, float]:
         """A worker's resources by Ray's names, without those that it takes none of."""
-        assert not isinstance(self.gpus, str)
-        return {name: n for name, n in (("CPU", self.cpus), ("GPU", self.gpus or 0.0)) if n}
+        return {name: n for name, n in (("CPU", self.cpus), ("GPU", self.gpus)) if n}
 
 
 def at_once(slot: Slot, nodes: Sequence[Node]) -> int:
     """How many such trials fit on these nodes."""
-    assert not isinstance(slot.workers, str)
     return sum(_workers_on(node, slot.bundle()) for node in nodes) // slot.workers
 
 
@@ -94,19 +102,11 @@ def _wanted(slot: Slot) -> tuple[tuple[str, int], ...]:
     return tuple((name, _units(amount)) for name, amount in reversed(slot.bundle().items()))
 
 
-def resources(nodes: Sequence[Node]) -> str:
-    """What there is in all, as `2 nodes with 16 CPU, 8 GPU`."""
-    totals = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
-    there = ", ".join(f"{total:g} {name}" for name, total in totals.items() if total)
-    return f"{len(nodes)} node{'s' * (len(nodes) != 1)} with {there or 'no CPU'}"
-
-
 def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
     """Raises InputError for a trial that can never be placed: what it lacks, and what there is."""
     for slot in dict.fromkeys(slots):
         if at_once(slot, nodes):
             continue
-        assert not isinstance(slot.workers, str)
         for name, amount in slot.bundle().items():
             total = sum(node.get(name, 0) for node in nodes)
             wanted = amount * slot.workers
@@ -129,35 +129,15 @@ def check_fits(slots: Iterable[Slot], nodes: Sequence[Node]) -> None:
         )
 
 
-def gpu_share(peak_bytes: int, total_bytes: int) -> float:
-    """The fraction of a GPU that a trial of this peak takes: 1/k, so that k of them fit."""
-    k = total_bytes // (peak_bytes * HEAD_ROOM + CONTEXT_BYTES)
-    return math.floor(1e4 / max(k, 1)) / 1e4  # Ray's resolution
+# A request's fields by the keys of a study's `resources`, which are the options' names.
+REQUEST_KEYS: Final = {
+    "workers": "workers",
+    "cpus_per_worker": "cpus",
+    "gpus_per_worker": "gpus",
+}
 
 
-def _check_amount(name: str, value: float, told: str) -> None:
-    if not _LEAST[name] <= value < math.inf:
-        raise InputError(f"{told} must be at least {_LEAST[name]:g}, and finite")
-    if name == "gpus" and (0 < value < RESOLUTION or (value > 1 and value % 1)):
-        raise InputError(f"{told} must be 0, a part of one GPU from {RESOLUTION:g}, or whole ones")
-
-
-SLOT_KEYS: Final = {"workers": "workers", "cpus_per_worker": "cpus", "gpus_per_worker": "gpus"}
-_LEAST: Final = {"workers": 1, "cpus": 0.01, "gpus": 0}
-
-
-def parse_slot(keys: Mapping[str, Any], where: str) -> Slot:
-    """The slot of a study's `resources` block, or of the command line. Raises InputError."""
-    values: dict[str, Any] = {}
-    for key, value in keys.items():
-        name = SLOT_KEYS[key]
-        if name in ("gpus", "workers") and value == AUTO:
-            values[name] = AUTO
-            continue
-        whole = name == "workers"
-        if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-            kind = "a whole number" if whole else "a number"
-            raise InputError(f"{where}: {key}={value!r} must be {kind}")
-        _check_amount(name, value, f"{where}: {key}={value:g}")
-        values[name] = value if whole else float(value)
-    return Slot(**values)
+def parse_request(amounts: Mapping[str, Any], where: str) -> Request:
+    """The request of a study's `resources` block. Raises InputError."""
+    check_amounts(amounts, where=where)
+    return Request(**{REQUEST_KEYS[key]: value for key, value in amounts.items()})

@@ -18,7 +18,7 @@ from typing import Any, Final
 import yaml
 
 from analysis.store.errors import InputError
-from orchestrator.plan.slots import SLOT_KEYS, Slot, parse_slot
+from orchestrator.plan.slots import REQUEST_KEYS, Request, parse_request
 from trainers.config import TrialConfig
 from trainers.registry import unknown
 
@@ -36,12 +36,12 @@ class Study:
     exclude: tuple[Grid, ...] = ()
     plugins: tuple[str, ...] = ()
     where: str = ""  # the file, for messages
-    resources: tuple[tuple[Grid, Slot], ...] = ()
+    resources: tuple[tuple[Grid, Request], ...] = ()
 
-    def slot(self, config: TrialConfig) -> Slot | None:
-        """What the last block under `resources` that matches says; None if none does."""
-        slots = [slot for block, slot in self.resources if _matches(config, block)]
-        return slots[-1] if slots else None
+    def request(self, config: TrialConfig) -> Request:
+        """What the last block under `resources` that matches says; the default if none does."""
+        matching = (asked for block, asked in reversed(self.resources) if _matches(config, block))
+        return next(matching, Request())
 
 
 class _Loader(yaml.SafeLoader):
@@ -153,14 +153,14 @@ def parse_study(text: str, *, name: str, where: str) -> Study:
     return Study(name, grids, tuple(exclude), tuple(plugins), where, resources)
 
 
-def _resources(content: Mapping[str, Any], where: str) -> Iterator[tuple[Grid, Slot]]:
+def _resources(content: Mapping[str, Any], where: str) -> Iterator[tuple[Grid, Request]]:
     for block in _blocks(content, "resources", where):
-        taken = {key: value for key, value in block.items() if key in SLOT_KEYS}
+        taken = {key: value for key, value in block.items() if key in REQUEST_KEYS}
         if not taken:
-            raise InputError(f"{where}: resources {block} needs one of {', '.join(SLOT_KEYS)}")
-        matched = {key: value for key, value in block.items() if key not in SLOT_KEYS}
-        _check_block(matched, where, tuple(SLOT_KEYS))
-        yield matched, parse_slot(taken, f"{where}: resources")
+            raise InputError(f"{where}: resources {block} needs one of {', '.join(REQUEST_KEYS)}")
+        matched = {key: value for key, value in block.items() if key not in REQUEST_KEYS}
+        _check_block(matched, where, tuple(REQUEST_KEYS))
+        yield matched, parse_request(taken, f"{where}: resources")
 
 
 def _blocks(content: Mapping[str, Any], key: str, where: str) -> list[dict[str, Any]]:

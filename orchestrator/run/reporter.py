@@ -14,7 +14,7 @@ ENDED: Final = ("finished", "failed", "diverged")
 
 
 class Reporter:
-    """The sweep's `schedule.Listener`."""
+    """The sweep's `tune.Listener`."""
 
     def __init__(
         self,

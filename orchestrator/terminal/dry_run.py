@@ -1,6 +1,5 @@
 """The plan as a person reads it: the trials, what each kind takes, and what all will cost."""
 
-import argparse
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +11,12 @@ from pyarrow import fs
 from analysis.store.errors import InputError
 from analysis.store.results import KEPT, ResultStore
 from analysis.store.schema import TABLES
-from orchestrator.plan.makespan import schedule_of
+from orchestrator.options import AUTO
+from orchestrator.plan.makespan import makespan
 from orchestrator.plan.packing import slots_on
 from orchestrator.plan.plan import Plan
 from orchestrator.plan.recorded import shared_fields
-from orchestrator.plan.slots import Node, Slot, check_fits
+from orchestrator.plan.slots import Node, Request, Slot, check_fits
 from orchestrator.terminal.words import counted, duration
 from trainers.config import TrialConfig
 
@@ -30,14 +30,23 @@ def this_machine() -> list[Node]:
 
 
 def show_plan(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
+    plan: Plan,
+    store: ResultStore,
+    *,
+    nodes: Sequence[Node],
+    max_concurrent: int | None = None,
+    quiet: bool = False,
 ) -> None:
-    """Print what would happen on these nodes. By print: rich takes seconds for 10,000 lines."""
-    if not args.quiet:
+    """Print what would happen on these nodes. By print: rich takes seconds for 10,000 lines.
+
+    `max_concurrent`: trials at once, if not as many as fit; `quiet`: don't list the trials.
+    """
+    if not quiet:
         _list_trials(plan)
     print(f"{counted(len(plan.trials), 'trial')}, {_done(plan)}, {len(plan.to_do):,} to run")
     if plan.to_do:
-        print(*_kinds(plan, nodes), *_estimates(plan, args, store, nodes), sep="\n")
+        estimates = _estimates(plan, store, nodes=nodes, max_concurrent=max_concurrent)
+        print(*_kinds(plan, nodes), *estimates, sep="\n")
 
 
 def _done(plan: Plan) -> str:
@@ -64,12 +73,12 @@ def _axes(fields: Mapping[str, Any]) -> str:
 
 
 def _kinds(plan: Plan, nodes: Sequence[Node]) -> Iterator[str]:
-    """A line for each kind of trial and slot that is to run."""
+    """A line for each kind of trial and request that is to run."""
     for kind, ids in plan.kinds.items():
         config, cost = plan.trials[ids[0]], plan.ledger.costs.get(kind)
-        for slot in dict.fromkeys(plan.slots[i] for i in ids):
-            count = sum(plan.slots[i] == slot for i in ids)
-            line = f"  {count} x {_name(config)}: {_takes(slot, nodes)}"
+        for request in dict.fromkeys(plan.requests[i] for i in ids):
+            count = sum(plan.requests[i] == request for i in ids)
+            line = f"  {count} x {_name(config)}: {_takes(request, nodes)}"
             yield line + (f", {cost.seconds_per_epoch:.3g} s an epoch" if cost else "")
 
 
@@ -81,16 +90,14 @@ def _name(config: TrialConfig) -> str:
     )
 
 
-def _takes(slot: Slot, nodes: Sequence[Node]) -> str:
-    gpus = slot.gpus
-    if gpus is None:
-        gpus = slot.on(nodes).gpus
-    shown = "a measured share of a GPU" if isinstance(gpus, str) else f"{gpus:g} GPU"
-    return f"{slot.workers} x ({slot.cpus:g} CPU, {shown})"
+def _takes(request: Request, nodes: Sequence[Node]) -> str:
+    measured = request.gpus == AUTO  # what a dry run doesn't, unless it probes
+    gpus = "a measured share of a GPU" if measured else f"{request.on(nodes).gpus:g} GPU"
+    return f"{request.workers} x ({request.cpus:g} CPU, {gpus})"
 
 
 def _estimates(
-    plan: Plan, args: argparse.Namespace, store: ResultStore, nodes: Sequence[Node]
+    plan: Plan, store: ResultStore, *, nodes: Sequence[Node], max_concurrent: int | None
 ) -> Iterator[str]:
     """Time and disk; or what of these nodes is too small, or for which kinds nobody knows."""
     slots = slots_on(plan, nodes)
@@ -108,7 +115,7 @@ def _estimates(
         for i in ids
     }
     each = ((slots[i], seconds[i]) for i in plan.to_do)
-    wall_s, together = schedule_of(each, nodes, args.max_concurrent)
+    wall_s, together = makespan(each, nodes, max_concurrent)
     unknown = [plan.trials[ids[0]] for kind, ids in plan.kinds.items() if kind not in costs]
     if unknown:
         yield (
@@ -136,8 +143,8 @@ def _basis(plan: Plan) -> str:
 
 
 def _use(slots: Mapping[str, Slot], seconds: Mapping[str, float]) -> str:
-    cpu_s = sum(s * int(slots[i].workers) * slots[i].cpus for i, s in seconds.items())
-    gpu_s = sum(s * int(slots[i].workers) * float(slots[i].gpus or 0) for i, s in seconds.items())
+    cpu_s = sum(s * slots[i].workers * slots[i].cpus for i, s in seconds.items())
+    gpu_s = sum(s * slots[i].workers * slots[i].gpus for i, s in seconds.items())
     hours = f"{gpu_s / 3600:.3g} GPU-hours, " if gpu_s else ""
     return f"estimated use: {hours}{cpu_s / 3600:.3g} CPU-hours"
 

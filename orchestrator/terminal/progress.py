@@ -13,7 +13,7 @@ from rich.table import Table
 
 from orchestrator.terminal.expected import beside_expected
 from orchestrator.terminal.tally import Row, State, Tally
-from orchestrator.terminal.time_left import Left
+from orchestrator.terminal.time_left import TimeLeft
 from orchestrator.terminal.words import axes_of, counted, describe, duration
 from trainers.config import TrialConfig
 
@@ -137,7 +137,7 @@ def in_words(state: State) -> str:
     return ", ".join(parts)
 
 
-def _left(left: Left) -> str:
+def _left(left: TimeLeft) -> str:
     text = f"about {duration(left.seconds)} left"
     if not left.unmeasured:
         return text
@@ -162,7 +162,7 @@ def _running(state: State, trials: Mapping[str, TrialConfig], axes: Iterable[str
     table.add_column("running", no_wrap=True, overflow="ellipsis")
     for name in ("epoch", "train_loss", "accuracy_test", "epoch_s"):
         table.add_column(name, no_wrap=True, justify="right")
-    for trial_id, run in state.shown:
+    for trial_id, run in state.listed:
         config = trials[trial_id]
         table.add_row(
             escape(describe(config, axes)),
@@ -171,7 +171,7 @@ def _running(state: State, trials: Mapping[str, TrialConfig], axes: Iterable[str
             _number(run.row.get("accuracy_test"), ".2%"),
             _number(run.row.get("epoch_s"), ".3g"),
         )
-    if more := state.running - len(state.shown):
+    if more := state.running - len(state.listed):
         table.add_row(f"[dim]and {more:,} more[/]")
     return table
 

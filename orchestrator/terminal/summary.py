@@ -1,10 +1,9 @@
 """What a sweep leaves at its end: tables, figures, and a few lines that say where they are."""
 
-import argparse
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,14 +26,17 @@ NONE: Final = "none of these trials is in one"
 
 
 def show_summary(
-    plan: Plan, ledger: Ledger, args: argparse.Namespace, facts: Mapping[str, str]
+    plan: Plan, ledger: Ledger, *, argv: Sequence[str], facts: Mapping[str, str]
 ) -> bool:
-    """Print how the trials ended, then the facts, also with --quiet. Whether all finished."""
+    """Print how the trials ended, then the facts, also with --quiet. Whether all finished.
+
+    Args: `ledger` as it is now; `argv`, the words that the sweep was started with.
+    """
     ended = Counter(ledger.status(i) for i in plan.trials)
     bad = {i: ledger.rows[i] for i in plan.trials if ledger.status(i) in ("failed", "diverged")}
     if bad:
         again = "failed" if ended["failed"] else "diverged"
-        facts = {**facts, "next": continue_command(args.argv, "--rerun", again)}
+        facts = {**facts, "next": continue_command(argv, "--rerun", again)}
     left = {*plan.to_do}
     before = sum(plan.ledger.status(i) == "finished" for i in plan.trials if i not in left)
     for line in bad_trials(bad, plan.trials):

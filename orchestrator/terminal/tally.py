@@ -10,11 +10,18 @@ from itertools import islice
 from typing import Any, Final
 
 from orchestrator.plan.ledger import Cost, Kind
-from orchestrator.terminal.time_left import Costs, Lately, Left, Rest, Speed, time_left
+from orchestrator.terminal.time_left import (
+    EpochTimes,
+    RecentPeak,
+    Remaining,
+    Speed,
+    TimeLeft,
+    time_left,
+)
 from trainers.config import TrialConfig
 
 Row = Mapping[str, Any]
-SHOWN: Final = 8
+MOST_LISTED: Final = 8  # of the trials that run
 DELAY_S: Final = 1.0  # with which the driver may hear of things
 
 
@@ -40,8 +47,8 @@ class State:
     epochs: int
     epochs_done: int
     images_per_s: float
-    left: Left | None
-    shown: Sequence[tuple[str, Running]]  # the first of those that run
+    left: TimeLeft | None
+    listed: Sequence[tuple[str, Running]]  # the first of those that run
 
 
 class Tally:
@@ -59,7 +66,7 @@ class Tally:
         self.trials = trials
         self._sizes = sizes
         self._kinds = {i: kind for kind, ids in kinds.items() for i in ids}
-        self._costs = Costs({kind: cost.seconds_per_epoch for kind, cost in before.items()})
+        self._costs = EpochTimes({kind: cost.seconds_per_epoch for kind, cost in before.items()})
         self._epochs = dict.fromkeys(trials, 0)
         self._left = {
             kind: sum(trials[i].epochs * sizes[i] for i in ids) for kind, ids in kinds.items()
@@ -69,7 +76,7 @@ class Tally:
         self._running: dict[str, Running] = {}
         self._ended: dict[str, str] = {}
         self._statuses: Counter[str] = Counter()
-        self._at_once = Lately()
+        self._at_once = RecentPeak()
         self._speed = Speed()
         self._trained_s = 0.0  # times size
         self._most_running = 0
@@ -154,7 +161,7 @@ class Tally:
             epochs_done=self._epochs_done,
             images_per_s=self._images_per_s(now),
             left=self._time_left(now),
-            shown=list(islice(self._running.items(), SHOWN)),
+            listed=list(islice(self._running.items(), MOST_LISTED)),
         )
 
     def _images_per_s(self, now: float) -> float:
@@ -163,9 +170,9 @@ class Tally:
         )
         return self._speed.per_second(longest_s, now)
 
-    def _time_left(self, now: float) -> Left | None:
+    def _time_left(self, now: float) -> TimeLeft | None:
         running = [
-            Rest(
+            Remaining(
                 self._kinds[i],
                 self.trials[i].epochs - self._epochs[i],
                 now - run.heard,
@@ -175,7 +182,7 @@ class Tally:
         ]
         return time_left(self._left, running, self._costs, self._at_once.most(now))
 
-    def busy(self, wall_s: float) -> str:
-        """Which part of the time that the slots had they trained and evaluated, in words."""
+    def busy_in_words(self, wall_s: float) -> str:
+        """Which part of the time that the slots had they trained and evaluated."""
         share = self._trained_s / (self._at_once.largest * wall_s) if self._most_running else 0.0
         return f"{share:.0%} of the time, at most {self._most_running} at once"

@@ -13,14 +13,14 @@ from orchestrator.plan.ledger import Kind
 RECENT_S: Final = 60.0  # between two trials a slot is empty for a moment, and is one all the same
 
 
-class Left(NamedTuple):
+class TimeLeft(NamedTuple):
     """Time that is left, and how many kinds of trials it was guessed for."""
 
     seconds: float
     unmeasured: int
 
 
-class Costs:
+class EpochTimes:
     """What an epoch of each kind takes: the best that is known by now.
 
     All that trials took that finished since the start, by their epochs; else the epochs of those
@@ -67,7 +67,7 @@ def _add(measured: list[float], seconds: float, count: int) -> None:
     measured[1] += count
 
 
-class Lately:
+class RecentPeak:
     """The largest that a sum was within the last minute, and ever."""
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Speed:
         return self._images / span_s if self._epochs and span_s > 1 else 0.0
 
 
-class Rest(NamedTuple):
+class Remaining(NamedTuple):
     """What is left of a trial that runs."""
 
     kind: Kind
@@ -133,8 +133,8 @@ class Rest(NamedTuple):
 
 
 def time_left(
-    epochs: Mapping[Kind, float], running: Iterable[Rest], costs: Costs, at_once: float
-) -> Left | None:
+    epochs: Mapping[Kind, float], running: Iterable[Remaining], costs: EpochTimes, at_once: float
+) -> TimeLeft | None:
     """How long it takes until all is done; None if nobody can know yet.
 
     Args: epochs that are left of each kind, each times the size of its trial; what runs, which is
@@ -142,7 +142,7 @@ def time_left(
     """
     to_do = {kind: left for kind, left in epochs.items() if left > 0}
     if not to_do:
-        return Left(0.0, 0)
+        return TimeLeft(0.0, 0)
     per_epoch, unmeasured = costs.of(to_do)
     if not per_epoch or not at_once:
         return None
@@ -154,4 +154,4 @@ def time_left(
         under_way_s = min(rest.since_s, per_epoch[rest.kind])
         work_s -= under_way_s * rest.size
         longest_s = max(longest_s, rest.epochs * per_epoch[rest.kind] - under_way_s)
-    return Left(max(work_s / at_once, longest_s), unmeasured)
+    return TimeLeft(max(work_s / at_once, longest_s), unmeasured)

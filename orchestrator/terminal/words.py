@@ -1,9 +1,10 @@
 """How the terminal counts and names things."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from orchestrator.plan.slots import Node
 from trainers.config import DEFAULT_LAMBDA, TrialConfig
 
 
@@ -18,6 +19,13 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def nodes_in_words(nodes: Sequence[Node]) -> str:
+    """What there is in all, as `2 nodes with 16 CPU, 8 GPU`."""
+    totals = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
+    there = ", ".join(f"{total:g} {name}" for name, total in totals.items() if total)
+    return f"{counted(len(nodes), 'node')} with {there or 'no CPU'}"
 
 
 def describe(config: TrialConfig, axes: Iterable[str] = ()) -> str:

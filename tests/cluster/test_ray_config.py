@@ -191,11 +191,11 @@ class TestKubeRay:
         assert len(images) == 1
 
     def test_its_command_is_one_of_ours(self, job: dict[str, Any]) -> None:
-        from orchestrator.options import parse_args
+        from orchestrator.options import parse_options
 
         python, flag, module, *argv = job["spec"]["entrypoint"].split()
         assert (python, flag, module) == ("python", "-m", "orchestrator.sweep")
-        assert parse_args(argv).results == "s3://my-bucket/run1"
+        assert parse_options(argv).where.results == "s3://my-bucket/run1"
 
 
 class TestSlurm:

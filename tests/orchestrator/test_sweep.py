@@ -1,6 +1,10 @@
 """The command line without Ray: plans, dry runs, and every mistake in one line, exit code 2."""
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +12,7 @@ from rich.console import Console
 
 from analysis.store.results import ResultStore
 from orchestrator import sweep
-from orchestrator.options import parse_args
+from orchestrator.options import What
 from orchestrator.plan.plan import make_plan
 from orchestrator.run.reporter import Reporter
 from orchestrator.terminal.progress import SweepProgress
@@ -158,8 +162,8 @@ def test_a_dry_run_asks_the_cluster_that_the_environment_names(
 
 
 def test_a_plan_of_several_studies_holds_common_trials_once() -> None:
-    args = parse_args(["--study", "bias_decay", "--study", "full", "--limit", "30"])
-    plan = make_plan(args, ResultStore("results"))
+    what = What(studies=("bias_decay", "full"), limit=30)
+    plan = make_plan(what, ResultStore("results"))
     assert len(plan.trials) == 30
     assert set(plan.studies) == {"bias_decay", "full"}
     assert len(plan.studies["bias_decay"]) == 24
@@ -168,14 +172,14 @@ def test_a_plan_of_several_studies_holds_common_trials_once() -> None:
 def test_two_files_of_one_name_are_both_planned(somewhere: Path) -> None:
     (somewhere / "other").mkdir()
     (somewhere / "other" / "tiny.yaml").write_text(TINY_STUDY.replace("sgd", "adamw"))
-    args = parse_args(["--study", "tiny.yaml", "--study", "other/tiny.yaml"])
-    plan = make_plan(args, ResultStore("results"))
+    what = What(studies=("tiny.yaml", "other/tiny.yaml"))
+    plan = make_plan(what, ResultStore("results"))
     assert len(plan.studies["tiny"]) == len(plan.trials) == 4
 
 
 def test_a_trial_that_no_worker_could_start_is_recorded(capsys: pytest.CaptureFixture[str]) -> None:
     store = ResultStore("results")
-    plan = make_plan(parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
+    plan = make_plan(What(studies=("tiny.yaml",), limit=1), store)
     tally = Tally(plan.trials, plan.kinds, sizes=dict.fromkeys(plan.trials, 1.0), before={})
     with SweepProgress(tally, console=Console()) as progress:
         Reporter(plan.trials, store, progress, None).lost(plan.to_do[0], "no such package")
@@ -197,7 +201,7 @@ def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     store = ResultStore("results")
-    plan = make_plan(parse_args(["--study", "tiny.yaml", "--limit", "1"]), store)
+    plan = make_plan(What(studies=("tiny.yaml",), limit=1), store)
     (trial_id,) = plan.to_do
     row = plan.trials[trial_id].row() | {"trial_id": trial_id, "status": "finished", "wall_s": 1.0}
     store.write_rows("trials", trial_id, [row])
@@ -212,12 +216,23 @@ def test_a_worker_that_dies_after_its_trial_ended_changes_nothing(
 def test_a_port_where_something_else_listens_is_no_cluster(
     scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestrator.run.tune.CONNECT_S", 0.2)
+    monkeypatch.setattr("orchestrator.run.connection.CONNECT_S", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         argv = ["--study", "tiny.yaml", "--address", f"{scheme}127.0.0.1:{port}"]
         assert sweep.main(argv) == 2
     assert "(what listens there is no Ray); start it" in capsys.readouterr().err
+
+
+def test_the_one_file_runs_wherever_it_is_copied(somewhere: Path) -> None:
+    copied = somewhere / "submitted" / "sweep.py"
+    copied.parent.mkdir()
+    shutil.copy(sweep.__file__, copied)
+    argv = [sys.executable, str(copied), "--study", "tiny.yaml", "--dry-run"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(sweep.__file__).parents[1])}
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    assert "2 trials, 0 done, 2 to run" in done.stdout
+    assert done.stderr == ""
 
 
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.plan.ledger import Cost, Ledger, kind_of
-from orchestrator.plan.makespan import schedule_of
+from orchestrator.plan.makespan import makespan
 from orchestrator.plan.order import by_kind, running_order
 from orchestrator.plan.slots import Slot
 from trainers.config import TrialConfig
@@ -27,7 +27,7 @@ Tiny = Callable[..., TrialConfig]
     ],
 )
 def test_trials_that_are_alike(seconds: list, cpus: int, expected: tuple) -> None:
-    assert schedule_of([(Slot(gpus=0), s) for s in seconds], [{"CPU": cpus}]) == expected
+    assert makespan([(Slot(gpus=0), s) for s in seconds], [{"CPU": cpus}]) == expected
 
 
 SMALL, WIDE, PAIR = Slot(gpus=0), Slot(cpus=3, gpus=0), Slot(workers=2, cpus=2, gpus=0)
@@ -52,7 +52,7 @@ def test_trials_are_packed_onto_the_nodes(
     trials: list, nodes: list, limit: int | None, expected: tuple
 ) -> None:
     there = [{"CPU": float(cpus), "GPU": 1.0} for cpus in nodes]
-    assert schedule_of(trials, there, limit) == expected
+    assert makespan(trials, there, limit) == expected
 
 
 def test_wall_time_is_within_a_third_of_the_best_schedule() -> None:
@@ -65,7 +65,7 @@ def test_wall_time_is_within_a_third_of_the_best_schedule() -> None:
             max(sum(s for s, side in zip(seconds, split, strict=True) if side == k) for k in (0, 1))
             for split in splits
         )
-        found, _ = schedule_of([(SMALL, s) for s in seconds], [{"CPU": 2}])
+        found, _ = makespan([(SMALL, s) for s in seconds], [{"CPU": 2}])
         assert best - 1e-9 <= found <= best * (4 / 3 - 1 / 6) + 1e-9
 
 

@@ -8,7 +8,7 @@ import yaml
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from analysis.store.studies import parse_recorded
-from orchestrator.plan.recorded import continue_command, read_plan, write_plan
+from orchestrator.plan.recorded import continue_command, read_recorded, write_recorded
 from orchestrator.plan.study import expand, parse_study
 from trainers.config import TrialConfig
 
@@ -21,7 +21,7 @@ def trials() -> list[TrialConfig]:
 
 
 def test_it_holds_every_config(store: ResultStore, trials: list[TrialConfig]) -> None:
-    write_plan(store, "mine", trials, ["--study", "my study.yaml"])
+    write_recorded(store, "mine", trials, ["--study", "my study.yaml"])
     content = yaml.safe_load(store.read_bytes("studies", "mine.yaml"))
     assert content["study"] == "mine"
     assert content["command"] == "python orchestrator/sweep.py --study 'my study.yaml'"
@@ -31,24 +31,24 @@ def test_it_holds_every_config(store: ResultStore, trials: list[TrialConfig]) ->
 
 
 def test_a_smaller_command_changes_nothing(store: ResultStore, trials: list[TrialConfig]) -> None:
-    write_plan(store, "mine", trials, ["--study", "mine"])
+    write_recorded(store, "mine", trials, ["--study", "mine"])
     before = store.read_bytes("studies", "mine.yaml")
-    write_plan(store, "mine", trials[:1], ["--study", "mine", "--limit", "1"])
+    write_recorded(store, "mine", trials[:1], ["--study", "mine", "--limit", "1"])
     assert store.read_bytes("studies", "mine.yaml") == before
 
 
 def test_a_larger_command_takes_its_place(store: ResultStore, trials: list[TrialConfig]) -> None:
-    write_plan(store, "mine", trials[:1], ["--limit", "1"])
-    write_plan(store, "mine", trials, [])
-    plan = read_plan(store, "mine")
+    write_recorded(store, "mine", trials[:1], ["--limit", "1"])
+    write_recorded(store, "mine", trials, [])
+    plan = read_recorded(store, "mine")
     assert plan
     assert plan.trials.keys() == {config.trial_id for config in trials}
     assert plan.command == "python orchestrator/sweep.py"
 
 
 def test_another_command_is_added(store: ResultStore, trials: list[TrialConfig]) -> None:
-    write_plan(store, "mine", trials[:2], ["--seeds", "0"])
-    write_plan(store, "mine", trials[1:], ["--seeds", "1"])
+    write_recorded(store, "mine", trials[:2], ["--seeds", "0"])
+    write_recorded(store, "mine", trials[1:], ["--seeds", "1"])
     plan = parse_recorded(store.read_bytes("studies", "mine.yaml").decode(), source="it")
     assert plan.trials == {config.trial_id: config.row() for config in trials}
     sweep = "python orchestrator/sweep.py"
@@ -81,7 +81,7 @@ def test_what_carries_on_does_not_begin_again(argv: list[str]) -> None:
 def test_no_password_is_stored(
     tmp_path: Path, trials: list[TrialConfig], uri: str, shown: str
 ) -> None:
-    write_plan(ResultStore(tmp_path), "mine", trials, ["--tracking-uri", uri])
+    write_recorded(ResultStore(tmp_path), "mine", trials, ["--tracking-uri", uri])
     text = (tmp_path / "studies" / "mine.yaml").read_text()
     assert shown in text
     assert (uri in text) == (uri == shown)
@@ -91,5 +91,5 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "studies").mkdir()
     (tmp_path / "studies" / "mine.yaml").write_text("trials: [1")
     with pytest.raises(InputError, match=r"studies/mine\.yaml.*not valid YAML") as error:
-        read_plan(ResultStore(tmp_path), "mine")
+        read_recorded(ResultStore(tmp_path), "mine")
     assert "\n" not in str(error.value)

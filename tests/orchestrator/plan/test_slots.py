@@ -3,31 +3,46 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
-from orchestrator.options import parse_args
+from orchestrator.options import Resources, What, parse_options
 from orchestrator.plan.ledger import Cost, Ledger, kind_of
-from orchestrator.plan.packing import larger_after_oom, slots_on, to_probe
-from orchestrator.plan.plan import Plan, make_plan
-from orchestrator.plan.slots import (
+from orchestrator.plan.packing import (
     CONTEXT_BYTES,
     HEAD_ROOM,
+    gpu_share,
+    larger_after_oom,
+    slots_on,
+    to_probe,
+)
+from orchestrator.plan.plan import Plan, make_plan
+from orchestrator.plan.slots import (
+    Request,
     Slot,
     at_once,
     check_fits,
-    gpu_share,
-    resources,
 )
 from orchestrator.plan.study import expand, parse_study
+from tests.fuzzing import FUZZ
 from trainers.config import TrialConfig
 
 GIB = 2**30
 BOX = [{"CPU": 16.0, "GPU": 8.0}]
 TWO_NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
 LAPTOP = [{"CPU": 2.0}]
+REQUESTS = st.builds(
+    Request,
+    workers=st.one_of(st.just("auto"), st.integers(1, 8)),
+    cpus=st.floats(0.01, 8),
+    gpus=st.one_of(st.none(), st.just("auto"), st.sampled_from([0.0, 0.25, 1.0, 2.0])),
+)
+CLUSTERS = st.sampled_from([BOX, TWO_NODES, LAPTOP])
 STUDY = """
 dataset: digits
 image_size: 8
@@ -39,12 +54,6 @@ resources:
 - {gpus_per_worker: 0.25}
 - {model: resnet18, workers: 4, cpus_per_worker: 2}
 """
-
-
-def test_resources_in_words() -> None:
-    assert resources(LAPTOP) == "1 node with 2 CPU"
-    assert resources(TWO_NODES) == "2 nodes with 8 CPU, 2 GPU"
-    assert resources([{"GPU": 0.0}]) == "1 node with no CPU"
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_how_many_fit(slot: Slot, nodes: list, count: int) -> None:
     ],
 )
 def test_auto_workers_leave_nothing_idle(nodes: list, trials: int, most: int, workers: int) -> None:
-    assert Slot(workers="auto").on(nodes, trials=trials, most=most).workers == workers
+    assert Request(workers="auto").on(nodes, trials=trials, most=most).workers == workers
 
 
 @pytest.mark.parametrize(
@@ -89,32 +98,55 @@ def test_auto_workers_leave_nothing_idle(nodes: list, trials: int, most: int, wo
         ("--workers", "0"),
     ],
 )
-def test_amounts_that_ray_has_not(store: ResultStore, argv: tuple[str, str]) -> None:
+def test_amounts_that_ray_has_not(argv: tuple[str, str]) -> None:
     with pytest.raises(InputError, match=f"the command line: {argv[0][2:].replace('-', '_')}="):
-        make_plan(parse_args(argv), store)
+        parse_options(argv)
 
 
 @pytest.mark.parametrize(
-    ("slot", "nodes", "message"),
+    ("asked", "nodes", "message"),
     [
-        (Slot(cpus=64), LAPTOP, "a trial wants 64 CPU and the cluster has 2; .* --cpus-per-worker"),
-        (Slot(gpus=1.0), LAPTOP, "a trial wants 1 GPU and the cluster has 0"),
-        (Slot(workers=9, gpus=1.0), BOX, "a trial wants 9 GPU .* has 8; .* or --workers"),
-        (Slot(gpus=2.0), TWO_NODES, "a worker wants 2 GPU of one node and the largest has 1"),
-        (Slot(workers=2, cpus=3, gpus=0.0), [{"CPU": 5.0}, {"CPU": 1.0}],
+        (Request(cpus=64), LAPTOP,
+         "a trial wants 64 CPU and the cluster has 2; .* --cpus-per-worker"),
+        (Request(gpus=1.0), LAPTOP, "a trial wants 1 GPU and the cluster has 0"),
+        (Request(workers=9, gpus=1.0), BOX, "a trial wants 9 GPU .* has 8; .* or --workers"),
+        (Request(gpus=2.0), TWO_NODES, "a worker wants 2 GPU of one node and the largest has 1"),
+        (Request(workers=2, cpus=3, gpus=0.0), [{"CPU": 5.0}, {"CPU": 1.0}],
          "2 workers of 3 CPU each don't fit on the cluster's 2 nodes together"),
     ],
 )  # fmt: skip
-def test_what_can_never_be_placed_is_told(slot: Slot, nodes: list, message: str) -> None:
+def test_what_can_never_be_placed_is_told(asked: Request, nodes: list, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check_fits([slot.on(nodes)], nodes)
+        check_fits([asked.on(nodes)], nodes)
 
 
 def test_a_whole_gpu_where_there_are_any() -> None:
-    assert Slot().on(BOX).gpus == 1.0
-    assert Slot().on(LAPTOP).gpus == 0.0
-    assert Slot(gpus="auto").on(BOX, shared=0.125).gpus == 0.125
-    assert Slot(gpus="auto").on(LAPTOP, shared=0.125).gpus == 0.0
+    assert Request().on(BOX).gpus == 1.0
+    assert Request().on(LAPTOP).gpus == 0.0
+    assert Request(gpus="auto").on(BOX, shared=0.125).gpus == 0.125
+    assert Request(gpus="auto").on(LAPTOP, shared=0.125).gpus == 0.0
+
+
+@FUZZ
+@given(REQUESTS, CLUSTERS, st.floats(1e-4, 1.0), st.integers(1, 9), st.integers(1, 200))
+def test_a_slot_is_numbers_and_says_what_was_asked_for(
+    asked: Request, nodes: list, shared: float, trials: int, most: int
+) -> None:
+    slot = asked.on(nodes, shared=shared, trials=trials, most=most)
+    assert (type(slot.workers), type(slot.gpus)) == (int, float)
+    assert slot.workers == asked.workers or (asked.workers == "auto" and 1 <= slot.workers <= most)
+    assert slot.cpus == asked.cpus
+    on_gpus = any(node.get("GPU", 0) for node in nodes)
+    expected = {None: float(on_gpus), "auto": shared * on_gpus}.get(asked.gpus, asked.gpus)
+    assert slot.gpus == expected
+
+
+@pytest.mark.parametrize(
+    ("slot", "size"),
+    [(Slot(), 1), (Slot(4, 2.0), 8), (Slot(2, 3.0, 0.25), 0.5), (Slot(1, 9, 2), 2)],
+)
+def test_a_size_is_of_what_is_scarce(slot: Slot, size: float) -> None:
+    assert slot.size == size
 
 
 @pytest.mark.parametrize(
@@ -140,11 +172,11 @@ def test_a_study_gives_resources_to_what_matches_and_they_rename_no_trial(
     plain = parse_study(STUDY.partition("resources")[0], name="mine", where="mine.yaml")
     plan = planned()
     assert set(plan.trials) == set(expand(plain))
-    slots = {plan.trials[i].model: slot for i, slot in plan.slots.items()}
-    assert slots == {"mlp": Slot(gpus=0.25), "resnet18": Slot(4, 2.0)}
-    flags = planned("--workers", "2", "--gpus-per-worker", "auto")
-    slots = {flags.trials[i].model: slot for i, slot in flags.slots.items()}
-    assert slots == {"mlp": Slot(2, 1, "auto"), "resnet18": Slot(2, 2.0, "auto")}
+    requests = {plan.trials[i].model: request for i, request in plan.requests.items()}
+    assert requests == {"mlp": Request(gpus=0.25), "resnet18": Request(4, 2.0)}
+    flags = planned(workers=2, gpus_per_worker="auto")
+    requests = {flags.trials[i].model: request for i, request in flags.requests.items()}
+    assert requests == {"mlp": Request(2, 1, "auto"), "resnet18": Request(2, 2.0, "auto")}
 
 
 @pytest.mark.parametrize(
@@ -164,8 +196,9 @@ def test_a_mistake_under_resources(block: str, message: str) -> None:
         parse_study(text, name="mine", where="mine.yaml")
 
 
-def planned(*argv: str) -> Plan:
-    return make_plan(parse_args(["--study", "mine.yaml", *argv]), ResultStore("results"))
+def planned(**given: Any) -> Plan:
+    resources = Resources(**given)
+    return make_plan(What(studies=("mine.yaml",)), ResultStore("results"), resources=resources)
 
 
 @pytest.fixture
@@ -173,7 +206,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """Two kinds of trials, mlp and resnet18, both with a measured share of a GPU."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(STUDY.partition("resources")[0])
-    return planned("--gpus-per-worker", "auto")
+    return planned(gpus_per_worker="auto")
 
 
 def kinds(plan: Plan) -> dict[str, tuple]:
@@ -233,27 +266,27 @@ def test_out_of_memory_gets_twice_the_share_up_to_a_whole_gpu_and_others_nothing
 @pytest.mark.parametrize(
     ("share", "row", "owed"),
     [
-        ("0.5", {}, True),
-        ("0.5", {"attempts": 7}, True),  # from its checkpoints
-        ("0.5", {"gpu_share": 1.0}, False),  # there is no larger one
-        ("0.5", {"failure": "own_code", "reason": "out of memory, says the user's loss"}, False),
-        ("0.5", {"failure": None, "gpu_share": None}, False),  # of version 0.1.0
-        ("0.5", {"status": "diverged"}, False),
-        ("1", {}, False),  # there is no larger one
-        ("0", {}, False),
+        (0.5, {}, True),
+        (0.5, {"attempts": 7}, True),  # from its checkpoints
+        (0.5, {"gpu_share": 1.0}, False),  # there is no larger one
+        (0.5, {"failure": "own_code", "reason": "out of memory, says the user's loss"}, False),
+        (0.5, {"failure": None, "gpu_share": None}, False),  # of version 0.1.0
+        (0.5, {"status": "diverged"}, False),
+        (1, {}, False),  # there is no larger one
+        (0, {}, False),
         ("auto", {"gpu_share": None}, False),  # on a CPU
         ("auto", {}, True),
     ],
 )
 def test_a_larger_try_that_a_killed_sweep_owes_is_made_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: str, row: dict, owed: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float | str, row: dict, owed: bool
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(STUDY.partition("resources")[0])
-    plan = planned("--gpus-per-worker", share)
+    plan = planned(gpus_per_worker=share)
     first, *others = plan.trials
     failed = {"status": "failed", "failure": "out_of_memory", "gpu_share": 0.5, "attempts": 1}
     failed |= {"trial_id": first, **plan.trials[first].row()}
     ResultStore("results").write_rows("trials", first, [failed | row])
-    again = planned("--gpus-per-worker", share)
+    again = planned(gpus_per_worker=share)
     assert sorted(again.to_do) == sorted([first, *others] if owed else others)

@@ -7,7 +7,7 @@ import pytest
 
 from analysis.store.errors import InputError
 from analysis.store.rows import ConfigRow
-from orchestrator.plan.slots import Slot
+from orchestrator.plan.slots import Request
 from orchestrator.plan.study import (
     check_blocks,
     expand,
@@ -82,7 +82,7 @@ def test_what_the_command_line_completes_is_no_mistake() -> None:
     study = parse_study(text, name="mine", where="mine.yaml")
     check_blocks(study, {"model": "mlp"})
     (config,) = expand(override(study, {"model": "mlp"})).values()
-    assert study.slot(config) == Slot(workers=2)
+    assert study.request(config) == Request(workers=2)
 
 
 def test_a_long_axis_of_the_command_line_is_told_in_short() -> None:

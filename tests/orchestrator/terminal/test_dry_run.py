@@ -7,7 +7,7 @@ import pytest
 from analysis.compact import compact
 from analysis.store.results import ResultStore
 from analysis.trials.load import open_results
-from orchestrator.options import parse_args
+from orchestrator.options import Resources, What, parse_options
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.terminal.dry_run import show_plan
 
@@ -30,8 +30,10 @@ def shown(
     """Six trials, of 10 and of 20 s an epoch, two thousand and a million bytes a trial."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(STUDY)
-    args = parse_args(["--study", "mine.yaml", "--cpus-per-worker", "2"])
-    plan: Plan = make_plan(args, ResultStore("results"))
+    store = ResultStore("results")
+    plan: Plan = make_plan(
+        What(studies=("mine.yaml",)), store, resources=Resources(cpus_per_worker=2)
+    )
     found = {
         kind: {
             "seconds_per_epoch": float(plan.trials[ids[0]].batch_size),
@@ -43,7 +45,7 @@ def shown(
         for kind, ids in plan.kinds.items()
     }
     plan = plan.with_probes(found)  # pyright: ignore[reportArgumentType]
-    show_plan(plan, args, ResultStore("results"), BOX)
+    show_plan(plan, store, nodes=BOX)
     return capsys.readouterr().out.splitlines()
 
 
@@ -74,17 +76,19 @@ def test_what_can_not_be_told_is_said(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(STUDY)
-    args = parse_args(["--study", "mine.yaml", *argv])
+    options = parse_options(["--study", "mine.yaml", *argv])
+    what, quiet = options.what, options.show.quiet
     store = ResultStore("results")
-    if args.quiet:
-        trials = make_plan(args, store).trials
+    if quiet:
+        trials = make_plan(what, store).trials
         for (i, config), status in zip(trials.items(), ("failed", "diverged"), strict=False):
             row = {"trial_id": i, **config.row(), "status": status}
             store.write_rows("trials", i, [row])
-    show_plan(make_plan(args, store), args, store, BOX)
+    plan = make_plan(what, store, resources=options.resources)
+    show_plan(plan, store, nodes=BOX, quiet=quiet)
     lines = capsys.readouterr().out.splitlines()
     assert [found for found in lines if found.startswith(line)]
-    assert args.quiet != any(" new " in found for found in lines)
+    assert quiet != any(" new " in found for found in lines)
 
 
 def test_disk_counts_trials_and_not_files(
@@ -92,13 +96,13 @@ def test_disk_counts_trials_and_not_files(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(STUDY)
-    args, store = parse_args(["--study", "mine.yaml"]), ResultStore("results")
-    for i, config in list(make_plan(args, store).trials.items())[:3]:
+    what, store = What(studies=("mine.yaml",)), ResultStore("results")
+    for i, config in list(make_plan(what, store).trials.items())[:3]:
         row = {"trial_id": i, **config.row(), "status": "finished"}
         store.write_rows("trials", i, [row])
     compact(open_results("results"))
     (merged,) = (tmp_path / "results" / "trials").iterdir()
-    show_plan(make_plan(args, store), args, store, BOX)
+    show_plan(make_plan(what, store), store, nodes=BOX)
     size = f"{merged.stat().st_size / 1e6:,.3g} MB"  # of three trials there, and of three to run
     told = f"estimated disk: {size} of results, as the 3 finished trials there took"
     assert told in capsys.readouterr().out

@@ -10,7 +10,7 @@ from analysis.theory.minima import minimum
 from orchestrator.terminal import progress
 from orchestrator.terminal.progress import SweepProgress, in_words
 from orchestrator.terminal.tally import State
-from orchestrator.terminal.time_left import Left
+from orchestrator.terminal.time_left import TimeLeft
 from orchestrator.terminal.words import axes_of, describe, duration
 from tests.orchestrator.simulated import end, epoch, tally_of
 from tests.orchestrator.sweeps import wait_for
@@ -141,7 +141,7 @@ def test_a_terminal_keeps_the_lines_alone(tiny: Tiny) -> None:
 
 def state(**changes: object) -> State:
     facts = {"trials": 98, "ended": 12, "failed": 0, "diverged": 0, "running": 2, "epochs": 100,
-             "epochs_done": 10, "images_per_s": 0.0, "left": None, "shown": []}  # fmt: skip
+             "epochs_done": 10, "images_per_s": 0.0, "left": None, "listed": []}  # fmt: skip
     return State(**{**facts, **changes})
 
 
@@ -150,16 +150,16 @@ def state(**changes: object) -> State:
     [
         ({}, "12/98 trials, 2 running"),
         (
-            {"images_per_s": 3400.0, "left": Left(720.0, 0)},
+            {"images_per_s": 3400.0, "left": TimeLeft(720.0, 0)},
             "12/98 trials, 2 running, 3,400 images/s, about 12 min left",
         ),
         (
-            {"left": Left(720.0, 1)},
+            {"left": TimeLeft(720.0, 1)},
             "12/98 trials, 2 running, about 12 min left if 1 kind of trials not seen yet takes as "
             "long",
         ),
         (
-            {"left": Left(720.0, 3)},
+            {"left": TimeLeft(720.0, 3)},
             "12/98 trials, 2 running, about 12 min left if 3 kinds of trials not seen yet take as "
             "long",
         ),
@@ -167,7 +167,7 @@ def state(**changes: object) -> State:
             {"trials": 10_000, "ended": 9_999, "failed": 1234, "diverged": 1},
             "9,999/10,000 trials, 2 running, [red]1,234 failed[/], [yellow]1 diverged[/]",
         ),
-        ({"ended": 98, "running": 0, "left": Left(0.0, 0)}, "98/98 trials, 0 running"),
+        ({"ended": 98, "running": 0, "left": TimeLeft(0.0, 0)}, "98/98 trials, 0 running"),
         ({"running": 0, "left": None}, "12/98 trials, 0 running, waiting for free CPUs or GPUs"),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from orchestrator.terminal.tally import SHOWN, State
+from orchestrator.terminal.tally import MOST_LISTED, State
 from tests.orchestrator.simulated import START_S, end, epoch, simulate, tally_of
 from trainers.config import TrialConfig
 
@@ -44,7 +44,7 @@ def test_a_trial_whose_worker_died_runs_again_and_no_epoch_counts_twice(tiny: Ti
     tally.started(a, 20.0)
     tally.rows(a, [epoch(1, 10.0), epoch(2, 10.0)], 30.0)
     assert counts(tally.state(30.0)) == (0, 0, 0, 1, 2)
-    assert tally.busy(30.0) == "67% of the time, at most 1 at once"
+    assert tally.busy_in_words(30.0) == "67% of the time, at most 1 at once"
 
 
 def test_a_trial_that_ended_and_begins_anew_counts_once(tiny: Tiny) -> None:
@@ -69,7 +69,7 @@ def test_epochs_of_a_checkpoint_count_as_done_but_not_as_speed(tiny: Tiny) -> No
     state = tally.state(12.0)
     assert state.epochs_done == 51
     assert state.images_per_s == pytest.approx(100 / 12)
-    assert tally.busy(12.0).startswith("83% ")
+    assert tally.busy_in_words(12.0).startswith("83% ")
 
 
 def test_an_epoch_without_evaluation_keeps_the_values_of_the_last(tiny: Tiny) -> None:
@@ -78,7 +78,7 @@ def test_an_epoch_without_evaluation_keeps_the_values_of_the_last(tiny: Tiny) ->
     tally.started(a, 0.0)
     tally.rows(a, [epoch(1, 1.0, accuracy_test=0.5)], 1.0)
     tally.rows(a, [epoch(2, 1.0, train_loss=0.25)], 2.0)
-    ((_, run),) = tally.state(2.0).shown
+    ((_, run),) = tally.state(2.0).listed
     assert (run.row["epoch"], run.row["train_loss"], run.row["accuracy_test"]) == (2, 0.25, 0.5)
     assert tally.ended(end(tally, a), 3.0)["accuracy_test"] == 0.5
 
@@ -87,16 +87,16 @@ def test_a_trial_that_no_worker_could_start_has_no_values(tiny: Tiny) -> None:
     tally = tally_of([tiny()])
     (a,) = tally.trials
     assert tally.ended({"trial_id": a, "status": "failed", "reason": "no worker"}, 0.0) == {}
-    assert tally.busy(1.0) == "0% of the time, at most 0 at once"
+    assert tally.busy_in_words(1.0) == "0% of the time, at most 0 at once"
 
 
 def test_only_the_first_that_run_are_shown(tiny: Tiny) -> None:
-    tally = tally_of([tiny(seed=seed) for seed in range(SHOWN + 3)])
+    tally = tally_of([tiny(seed=seed) for seed in range(MOST_LISTED + 3)])
     for i in tally.trials:
         tally.started(i, 0.0)
     state = tally.state(0.0)
-    assert state.running == SHOWN + 3
-    assert [i for i, _ in state.shown] == list(tally.trials)[:SHOWN]
+    assert state.running == MOST_LISTED + 3
+    assert [i for i, _ in state.listed] == list(tally.trials)[:MOST_LISTED]
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 4])
@@ -107,4 +107,4 @@ def test_slots_are_busy_for_the_part_of_the_time_that_trials_train(
     tally = tally_of([tiny(seed=seed) for seed in range(8)])
     *_, (now, _) = simulate(tally, lambda _: 10.0, capacity=capacity, more_s=10.0)
     assert now - START_S == 40.0 * 8 / capacity
-    assert tally.busy(now - START_S) == f"75% of the time, at most {capacity} at once"
+    assert tally.busy_in_words(now - START_S) == f"75% of the time, at most {capacity} at once"

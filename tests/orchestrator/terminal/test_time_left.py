@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator.plan.ledger import Cost
-from orchestrator.terminal.time_left import Costs, Lately, Rest, Speed, time_left
+from orchestrator.terminal.time_left import EpochTimes, RecentPeak, Remaining, Speed, time_left
 from tests.orchestrator.simulated import START_S, kind, simulate, tally_of
 from trainers.config import TrialConfig
 
@@ -73,7 +73,7 @@ def test_trials_of_unlike_sizes_fill_the_machine(tiny: Tiny) -> None:
 
 
 def test_kinds_that_nobody_has_seen_cost_what_the_others_do() -> None:
-    costs = Costs({A: 3.0})
+    costs = EpochTimes({A: 3.0})
     left = time_left({A: 10.0, B: 10.0}, [], costs, 2.0)
     assert left == (30.0, 1)
     assert time_left({B: 10.0}, [], costs, 2.0) is None  # only kinds with work left count
@@ -82,7 +82,7 @@ def test_kinds_that_nobody_has_seen_cost_what_the_others_do() -> None:
 
 
 def test_what_was_measured_last_and_longest_goes_before() -> None:
-    costs = Costs({A: 100.0})
+    costs = EpochTimes({A: 100.0})
     assert costs.known(A) == 100.0  # by the ledger
     costs.epoch(A, 1.0)
     costs.epoch(A, 3.0)
@@ -93,22 +93,22 @@ def test_what_was_measured_last_and_longest_goes_before() -> None:
 
 
 def test_nothing_is_said_before_anything_runs_or_is_measured() -> None:
-    assert time_left({A: 10.0}, [], Costs({}), 2.0) is None
-    assert time_left({A: 10.0}, [], Costs({A: 1.0}), 0.0) is None
+    assert time_left({A: 10.0}, [], EpochTimes({}), 2.0) is None
+    assert time_left({A: 10.0}, [], EpochTimes({A: 1.0}), 0.0) is None
 
 
 def test_the_last_long_trial_is_not_shared_by_idle_slots() -> None:
-    costs = Costs({A: 10.0, B: 1.0})
-    running = [Rest(A, epochs=8, since_s=4.0, size=1.0)]
+    costs = EpochTimes({A: 10.0, B: 1.0})
+    running = [Remaining(A, epochs=8, since_s=4.0, size=1.0)]
     left = time_left({A: 8.0, B: 4.0}, running, costs, at_once=4.0)
     assert left == (8 * 10.0 - 4.0, 0)
 
 
 def test_an_epoch_under_way_counts_down_but_never_beyond_its_end() -> None:
-    costs = Costs({A: 10.0})
+    costs = EpochTimes({A: 10.0})
 
     def seconds(since_s: float) -> float:
-        left = time_left({A: 5.0}, [Rest(A, 5, since_s, 1.0)], costs, 1.0)
+        left = time_left({A: 5.0}, [Remaining(A, 5, since_s, 1.0)], costs, 1.0)
         assert left is not None
         return left.seconds
 
@@ -127,7 +127,7 @@ def test_a_ledger_tells_the_end_at_once(tiny: Tiny) -> None:
 
 
 def test_a_slot_between_two_trials_is_still_a_slot_for_a_minute() -> None:
-    lately = Lately()
+    lately = RecentPeak()
     for size in (0.3333, 0.3333, 0.3333):
         lately.add(size, 0.0)
     lately.add(-0.3333, 10.0)

@@ -16,7 +16,7 @@ import pytest
 
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
-from orchestrator.plan.recorded import write_plan
+from orchestrator.plan.recorded import write_recorded
 from orchestrator.tracking import mirror as mirror_module
 from orchestrator.tracking.__main__ import main
 from orchestrator.tracking.mirror import Mirror
@@ -152,7 +152,7 @@ def test_rebuilt_from_parquet_alone_it_is_the_same(
     failed, single = tiny(seed=33), tiny(seed=34)
     fill(store, *configs)
     fill(store, failed, status="failed")
-    write_plan(store, "mine", [*configs, failed], [])
+    write_recorded(store, "mine", [*configs, failed], [])
     with Mirror(uri, {c.trial_id: ("mine", c) for c in (*configs, failed)}, store.read_rows) as m:
         for config in (*configs, failed):
             m.ended(config.trial_id)
