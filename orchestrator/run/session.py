@@ -197,8 +197,9 @@ class Session:
         study_of = {config.trial_id: name for name, configs in by_name for config in configs}
         trials = {i: (study_of[i], config) for i, config in plan.trials.items()}
         with Mirror(self.tracking_uri, trials, self.store.read_rows) as mirror:
-            done = [i for i in plan.trials if plan.ledger.status(i) in ENDED]
-            mirror.catch_up(i for i in done if i not in plan.to_do)
+            left = {*plan.to_do}
+            ended = (i for i in plan.trials if plan.ledger.status(i) in ENDED)
+            mirror.catch_up(i for i in ended if i not in left)
             yield mirror
         if mirror.error:
             uri = without_password(self.tracking_uri)
