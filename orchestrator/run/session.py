@@ -195,8 +195,8 @@ class Session:
         trials = {i: (study_of[i], config) for i, config in plan.trials.items()}
         with Mirror(self.tracking_uri, trials, self.store.read_rows) as mirror:
             left = {*plan.to_do}
-            done = (i for i in plan.trials if plan.ledger.status(i) in ENDED)
-            mirror.catch_up(i for i in done if i not in left)
+            ended = (i for i in plan.trials if plan.ledger.status(i) in ENDED)
+            mirror.catch_up(i for i in ended if i not in left)
             yield mirror
         if mirror.error:
             uri = without_password(self.tracking_uri)

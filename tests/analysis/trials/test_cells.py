@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from analysis.store.errors import ResultsError
+from analysis.trials import cells
 from analysis.trials.cells import (
     blocks,
     classification_trials,
@@ -13,8 +14,18 @@ from analysis.trials.cells import (
 )
 from analysis.trials.load import load_results
 from tests.analysis.recorded_store import ADAMW, CLASSIFICATION, COLLAPSE, Store, channels
+from trainers.config import TrialConfig
+from trainers.recipes import Recipe
 
 FIELDS = ("optimizer", "loss")
+# Fields that set trials of one cell apart wherever they differ; `loss_kwargs`, where they differ
+# within a loss. A field that is neither here nor among those of `cells` fails below: its trials
+# could be averaged as if they differed in the seed.
+VARIANTS = (
+    "recipe_version", "num_classes", "samples_per_class", "imbalance", "image_size", "loss",
+    "loss_kwargs", "optimizer", "batch_size", "augment", "rotation", "regularizer", "lambda_w",
+    "lambda_h", "lambda_b", "bias_init_mean", "precision", "compile",
+)  # fmt: skip
 
 
 def _measured(store: Store) -> pd.DataFrame:
@@ -31,6 +42,15 @@ def test_a_trial_is_known_once_however_many_studies_plan_it(store: Store) -> Non
     assert trials["study"].tolist() == ["a", "a"]
     assert trials["nc1_train"].fillna(0.0).tolist() == [2.0, 0.0]
     assert trials["lr"].tolist() == [0.01, 0.01]  # the configured one, not an epoch's
+
+
+def test_every_field_is_known_to_set_trials_apart_or_not_to() -> None:
+    known = [*cells._NEVER_VARIANT, *cells._RECIPE_FIELDS, *VARIANTS]
+    assert sorted(known) == sorted(TrialConfig.model_fields)
+
+
+def test_what_the_recipe_gives_by_optimizer_is_no_variant_of_optimizers() -> None:
+    assert set(Recipe._fields) <= cells._RECIPE_FIELDS
 
 
 def test_seeds_are_no_variants(store: Store) -> None:

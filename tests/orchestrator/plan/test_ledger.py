@@ -10,11 +10,24 @@ import pytest
 
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
-from orchestrator.plan.ledger import Cost, forget, kind_of, read_ledger
+from orchestrator.plan.ledger import KIND, Cost, forget, kind_of, read_ledger
 from trainers.config import TrialConfig
 
 Tiny = Callable[..., TrialConfig]
 STATUSES = ("finished", "failed", "diverged", "running")
+
+
+# Fields of a trial that leave what an epoch takes as it is, or nearly. A field that is neither here
+# nor in KIND fails below: trials that differ in it would share a cost, which the plan reckons with.
+SAME_COST = (
+    "recipe_version",
+    "loss", "loss_kwargs",  # of logits alone: little beside the network
+    "lr", "momentum", "schedule", "warmup_epochs", "weight_decay",  # numbers of the same step
+    "regularizer", "lambda_w", "lambda_h", "lambda_b",  # sums of squares
+    "epochs",  # how many, not what one takes
+    "eval_dense",  # a few epochs at the start
+    "bias_init_mean", "seed",  # where it starts from
+)  # fmt: skip
 
 
 def fill(store: ResultStore, tiny: Tiny) -> dict[str, TrialConfig]:
@@ -56,6 +69,10 @@ def test_time_per_epoch_is_that_of_trials_of_the_same_kind(store: ResultStore, t
     ledger = read_ledger(store)
     assert ledger.costs == {kind_of(tiny(seed=9, epochs=50).row()): Cost(2.0, 3000)}
     assert kind_of(tiny(batch_size=8).row()) not in ledger.costs
+
+
+def test_every_field_is_known_to_change_the_cost_of_an_epoch_or_not_to() -> None:
+    assert sorted([*KIND, *SAME_COST]) == sorted(TrialConfig.model_fields)
 
 
 def test_a_stopped_trial_tells_what_it_took_and_what_is_left(
