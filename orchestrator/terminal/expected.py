@@ -7,12 +7,11 @@ from typing import Any
 import pyarrow as pa
 
 from analysis.paper import published
+from analysis.store.rows import TrialRow
 from analysis.store.schema import TRIALS
 
-Row = Mapping[str, Any]
 
-
-def beside_expected(trial: Row, last: Row) -> str:
+def beside_expected(trial: TrialRow, last: Mapping[str, Any]) -> str:
     """A line of results, each with the value that is known for it; empty if there is none.
 
     Args: the trial's row; its last epoch's.
@@ -20,7 +19,7 @@ def beside_expected(trial: Row, last: Row) -> str:
     return ", ".join(_theory(trial, last) or _accuracies(trial, last))
 
 
-def _theory(trial: Row, last: Row) -> list[str]:
+def _theory(trial: TrialRow, last: Mapping[str, Any]) -> list[str]:
     """Scores and bias of a trial that Eq. (3) describes, beside its minimum."""
     from analysis.theory.setting import setting_of
     from analysis.trials.cells import theory_trials  # scipy is no part of planning a sweep
@@ -45,7 +44,7 @@ def _theory(trial: Row, last: Row) -> list[str]:
     ]
 
 
-def _accuracies(trial: Row, last: Row) -> Iterator[str]:
+def _accuracies(trial: TrialRow, last: Mapping[str, Any]) -> Iterator[str]:
     """Test accuracies, beside those of Table 2 if it has this dataset, network and training."""
     fields = ("dataset", "model", "optimizer", "augment", "loss")
     papers = trial["regularizer"] == "global" and trial["model_kwargs"] == "{}"

@@ -11,8 +11,9 @@ from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 
+from analysis.store.rows import EpochRow, TrialRow
 from orchestrator.terminal.expected import beside_expected
-from orchestrator.terminal.tally import Row, State, Tally
+from orchestrator.terminal.tally import Newest, State, Tally
 from orchestrator.terminal.time_left import TimeLeft
 from orchestrator.terminal.words import axes_of, counted, describe, duration
 from trainers.config import TrialConfig
@@ -40,7 +41,7 @@ class SweepProgress:
         self._clock = clock
         self._started = clock()
         self._axes = axes_of(tally.trials.values())
-        self._newest: tuple[Row, Row] | None = None  # finished, and not drawn yet
+        self._newest: tuple[TrialRow, Newest] | None = None  # finished, and not drawn yet
         self._newest_lines: list[str] = []
         self._counting = threading.Lock()  # drawing is a thread's; nothing is drawn while held
         self._over = threading.Event()
@@ -78,12 +79,12 @@ class SweepProgress:
         with self._counting:
             self._tally.stopped(trial_id, self._clock())
 
-    def rows(self, trial_id: str, rows: Iterable[Row]) -> None:
+    def rows(self, trial_id: str, rows: Iterable[EpochRow]) -> None:
         """New epochs of a trial."""
         with self._counting:
             self._tally.rows(trial_id, rows, self._clock())
 
-    def ended(self, trial: Row) -> None:
+    def ended(self, trial: TrialRow) -> None:
         """A trial's last row."""
         with self._counting:
             last = self._tally.ended(trial, self._clock())
@@ -92,7 +93,8 @@ class SweepProgress:
                 self._newest = trial, last
         trial_id, total = trial["trial_id"], len(self._tally.trials)
         reason = f" ({escape(trial['reason'])})" if trial["reason"] else ""
-        wall = f" [dim]{trial['wall_s']:.0f} s[/]" if trial.get("wall_s") is not None else ""
+        wall_s = trial.get("wall_s")
+        wall = f" [dim]{wall_s:.0f} s[/]" if wall_s is not None else ""
         self._console.print(
             f"{MARKS[trial['status']]} [dim]{number:>{len(str(total))}}/{total}[/] {trial_id} "
             f"{escape(describe(self._tally.trials[trial_id], self._axes))}{wall}{reason}",

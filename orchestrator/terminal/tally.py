@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
 
+from analysis.store.rows import EpochRow, TrialRow
 from orchestrator.plan.ledger import Cost, Kind
 from orchestrator.terminal.time_left import (
     EpochTimes,
@@ -20,7 +21,7 @@ from orchestrator.terminal.time_left import (
 )
 from trainers.config import TrialConfig
 
-Row = Mapping[str, Any]
+Newest = Mapping[str, Any]  # of each column the newest value: not every epoch is evaluated
 MOST_LISTED: Final = 8  # of the trials that run
 DELAY_S: Final = 1.0  # with which the driver may hear of things
 
@@ -32,7 +33,7 @@ class Running:
     started: float
     heard: float
     trained_s: float = 0.0  # of epochs since it started
-    row: Row = field(default_factory=dict)
+    row: Newest = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Tally:
         if self._running.pop(trial_id, None):
             self._at_once.add(-self._sizes[trial_id], now)
 
-    def rows(self, trial_id: str, rows: Iterable[Row], now: float) -> None:
+    def rows(self, trial_id: str, rows: Iterable[EpochRow], now: float) -> None:
         """New epochs of a trial, and those from before its start, which come first."""
         if trial_id not in self._running:
             self.started(trial_id, now)
@@ -115,14 +116,15 @@ class Tally:
         newest = {**run.row, **new[-1]}  # not every epoch is evaluated
         self._running[trial_id] = replace(run, heard=now, trained_s=trained_s, row=newest)
 
-    def ended(self, trial: Row, now: float) -> Row:
+    def ended(self, trial: TrialRow, now: float) -> Newest:
         """A trial's last row. Returns its newest values; none if it never had any."""
         trial_id = trial["trial_id"]
         run = self._running.get(trial_id)
         self.stopped(trial_id, now)
-        if trial["status"] == "finished":
+        wall_s = trial.get("wall_s")
+        if trial["status"] == "finished" and wall_s is not None:
             epochs = self.trials[trial_id].epochs
-            self._costs.trial(self._kinds[trial_id], trial["wall_s"], epochs)
+            self._costs.trial(self._kinds[trial_id], wall_s, epochs)
         self._advance(trial_id, self.trials[trial_id].epochs)
         self._take_back(trial_id)
         self._ended[trial_id] = trial["status"]

@@ -3,8 +3,9 @@
 import heapq
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+from analysis.store.rows import EpochRow, TrialRow
 from orchestrator.plan.ledger import Cost, Kind, Ledger, kind_of
 from orchestrator.plan.order import by_kind, running_order
 from orchestrator.terminal.tally import Tally
@@ -24,16 +25,16 @@ def tally_of(
     return Tally(trials, by_kind(trials, trials), sizes=sizes, before=before or {})
 
 
-def epoch(number: int, seconds: float, **more: Any) -> dict[str, Any]:
+def epoch(number: int, seconds: float, **more: Any) -> EpochRow:
     """An epoch's row of 100 images."""
     row = {"epoch": number, "samples_per_s": 100 / seconds, "train_s": seconds, "eval_s": 0.0}
-    return {**row, "epoch_s": seconds, "train_loss": 1.0, **more}
+    return cast(EpochRow, {**row, "epoch_s": seconds, "train_loss": 1.0, **more})
 
 
-def end(tally: Tally, trial_id: str, status: str = "finished", **more: Any) -> dict[str, Any]:
+def end(tally: Tally, trial_id: str, status: str = "finished", **more: Any) -> TrialRow:
     """The row of a trial that has ended."""
     row = {"trial_id": trial_id, **tally.trials[trial_id].row(), "num_train": 60}
-    return {**row, "status": status, "reason": None, "wall_s": 1.0, **more}
+    return cast(TrialRow, {**row, "status": status, "reason": None, "wall_s": 1.0, **more})
 
 
 def simulate(

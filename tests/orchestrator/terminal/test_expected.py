@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from analysis.store.rows import TrialRow, begun
 from analysis.theory.minima import minimum
 from orchestrator.terminal.expected import beside_expected
 from trainers.config import TrialConfig
@@ -15,8 +16,9 @@ SCORES = {"s_pos_mean_train": 6.5, "s_neg_mean_train": -3.25, "bias_mean": 2.0}
 ACCURACIES = {"accuracy_test": 0.9301, "uniform_accuracy_test": 0.9}
 
 
-def finished(config: TrialConfig) -> dict[str, Any]:
-    return {"trial_id": config.trial_id, **config.row(), "num_train": 5000, "status": "finished"}
+def finished(config: TrialConfig, *, num_train: int = 5000) -> TrialRow:
+    row = begun(config.trial_id, config.row())
+    return {**row, "num_train": num_train, "status": "finished"}
 
 
 def test_bce_beside_the_minimum(tiny: Tiny) -> None:
@@ -30,7 +32,7 @@ def test_bce_beside_the_minimum(tiny: Tiny) -> None:
 
 def test_a_batch_holds_no_more_than_there_is(tiny: Tiny) -> None:
     # Of 60 images, batches of 100 have 60: n = 6.
-    trial = finished(tiny(batch_size=100)) | {"num_train": 60}
+    trial = finished(tiny(batch_size=100), num_train=60)
     assert f"theory {minimum('bce', 10, 6, 5e-4, 5e-4, 5e-4).s_pos:.2f}" in beside_expected(
         trial, SCORES
     )

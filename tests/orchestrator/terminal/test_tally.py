@@ -86,7 +86,7 @@ def test_an_epoch_without_evaluation_keeps_the_values_of_the_last(tiny: Tiny) ->
 def test_a_trial_that_no_worker_could_start_has_no_values(tiny: Tiny) -> None:
     tally = tally_of([tiny()])
     (a,) = tally.trials
-    assert tally.ended({"trial_id": a, "status": "failed", "reason": "no worker"}, 0.0) == {}
+    assert tally.ended(end(tally, a, "failed", reason="no worker", wall_s=None), 0.0) == {}
     assert tally.busy_in_words(1.0) == "0% of the time, at most 0 at once"
 
 
