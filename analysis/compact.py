@@ -27,7 +27,7 @@ from analysis.store.errors import ResultsError, one_line
 from analysis.store.files import PART_SUFFIX
 from analysis.store.listing import Listing, list_table
 from analysis.store.locks import SWEEP_LOCK, lock
-from analysis.store.merging import Plan, Table, find_problems, make_plan, merge
+from analysis.store.merging import MergePlan, OwnedTable, find_problems, merge, plan_merge
 from analysis.store.reading import read_folder
 from analysis.store.schema import TABLES, TRIALS
 from analysis.trials.load import Store, open_results
@@ -42,10 +42,10 @@ def compact(store: Store) -> list[str]:
     with lock(store.filesystem, f"{store.root}/{SWEEP_LOCK}", wait=False) as check:
         _remove_parts(store)
         ended = _ended(store)
-        plans: list[tuple[str, Table, Plan]] = []
+        plans: list[tuple[str, OwnedTable, MergePlan]] = []
         for name, schema in TABLES.items():
-            table = Table(store.filesystem, store.folder(name), schema, check)
-            plans.append((name, table, make_plan(table, ended)))
+            table = OwnedTable(store.filesystem, store.folder(name), schema, check)
+            plans.append((name, table, plan_merge(table, ended)))
         problems = [line for _, table, plan in plans if plan for line in find_problems(table, plan)]
         if problems:
             raise ResultsError("\n".join(problems))
@@ -58,9 +58,9 @@ def _ended(store: Store) -> set[str]:
     return {row["trial_id"] for row in rows if row["status"] not in (None, "running")}
 
 
-def _merge(name: str, table: Table, plan: Plan) -> str:
+def _merge(name: str, table: OwnedTable, plan: MergePlan) -> str:
     before = list_table(table.filesystem, table.folder)
-    merge(table, plan if plan else Plan({}, [], {}))
+    merge(table, plan if plan else MergePlan({}, [], {}))
     if not plan:
         return f"{name}: {_count(before)} files, nothing to merge"
     after = list_table(table.filesystem, table.folder)

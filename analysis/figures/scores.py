@@ -17,7 +17,7 @@ from analysis.store.errors import ResultsError
 from analysis.tables.names import loss_name, optimizer_name
 from analysis.theory.minima import Minimum, theorem2_holds
 from analysis.theory.setting import Setting, setting_of
-from analysis.trials.bias_families import CELL_FIELDS, Family, families, short
+from analysis.trials.bias_families import CELL_FIELDS, Family, axis_text, families
 from analysis.trials.cells import FINISHED, Block, Cell, in_order
 from analysis.trials.histograms import Histogram, pooled
 from analysis.trials.load import Results
@@ -79,7 +79,7 @@ def _draw_family(
     low, high = _limits([slot for panel in panels for slot in panel])
     for ax, (optimizer, loss), slots in zip(axes, columns, panels, strict=True):
         ax.set_title(f"{optimizer_name(optimizer)}, {loss_name(loss)}", fontsize=9)
-        ax.set_xticks(range(len(family.places)), [short(value) for value in family.places])
+        ax.set_xticks(range(len(family.places)), [axis_text(value) for value in family.places])
         if not family.varies_bias:
             ax.tick_params(axis="x", labelrotation=45)
         ax.set_xlim(-0.6, len(family.places) - 0.4)
@@ -89,7 +89,7 @@ def _draw_family(
         ax.set_xlabel("initial bias (mean)" if family.varies_bias else r"$\lambda_b$")
         tidy(ax)
     fixed = r"$\lambda_b$ =" if family.varies_bias else "initial bias"
-    axes[0].set_ylabel(f"{fixed} {short(family.fixed)}\nscore, bias")
+    axes[0].set_ylabel(f"{fixed} {axis_text(family.fixed)}\nscore, bias")
 
 
 def _slots(

@@ -24,7 +24,7 @@ _AT_ONCE: Final = 64  # small files in memory before they are counted; features 
 
 
 @dataclass(frozen=True)
-class Table:
+class OwnedTable:
     """A table of a results folder that this process alone merges; `check` tells that it does."""
 
     filesystem: fs.FileSystem
@@ -34,7 +34,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Plan:
+class MergePlan:
     """Files to be merged. Of a merged one, rows of `stale` trials count no more."""
 
     small: Mapping[str, fs.FileInfo]
@@ -69,7 +69,7 @@ class _Part(NamedTuple):
     merged: Sequence[Merged] = ()
 
 
-def make_plan(table: Table, ended: Collection[str]) -> Plan:
+def plan_merge(table: OwnedTable, ended: Collection[str]) -> MergePlan:
     """What to merge: small files of trials that ended, and merged ones with them.
 
     A merged file is taken in if it holds rows that count no more, if an earlier run was killed
@@ -85,10 +85,10 @@ def make_plan(table: Table, ended: Collection[str]) -> Plan:
         for file in listing.merged
         if stale[file.number] or not file.is_visible or file.size <= size
     ]
-    return Plan(small, merged, stale)
+    return MergePlan(small, merged, stale)
 
 
-def _stale(table: Table, listing: Listing) -> dict[int, set[str]]:
+def _stale(table: OwnedTable, listing: Listing) -> dict[int, set[str]]:
     """Of each merged file, the trials that have a file of their own, or are in a later one."""
     only_id = pa.schema([table.schema.field("trial_id")])
     newer, stale = set(listing.small), {}
@@ -100,7 +100,7 @@ def _stale(table: Table, listing: Listing) -> dict[int, set[str]]:
     return stale
 
 
-def find_problems(table: Table, plan: Plan) -> list[str]:
+def find_problems(table: OwnedTable, plan: MergePlan) -> list[str]:
     """Lines on files to be merged that are broken or of another schema_version, if any is."""
     try:
         for _ in _parts(table, plan):
@@ -110,7 +110,7 @@ def find_problems(table: Table, plan: Plan) -> list[str]:
     return []
 
 
-def merge(table: Table, plan: Plan) -> None:
+def merge(table: OwnedTable, plan: MergePlan) -> None:
     """Merge what was planned. Killed at any moment, it loses nothing; the next run completes it."""
     for file in list_table(table.filesystem, table.folder).merged:
         if file.is_hidden and file.is_visible:  # an earlier run's last step
@@ -125,7 +125,7 @@ def merge(table: Table, plan: Plan) -> None:
         _replace(table, batch)
 
 
-def _parts(table: Table, plan: Plan) -> Iterator[_Part]:
+def _parts(table: OwnedTable, plan: MergePlan) -> Iterator[_Part]:
     """Rows to merge. Merged files come first: they go before, or with, the small ones that win."""
     for file in plan.merged:
         stale = pa.array(sorted(plan.stale[file.number]), pa.string())
@@ -138,7 +138,7 @@ def _parts(table: Table, plan: Plan) -> Iterator[_Part]:
         yield _Part(rows.combine_chunks(), small=chunk)  # thousands of chunks slow all that follows
 
 
-def _replace(table: Table, batch: _Batch) -> None:
+def _replace(table: OwnedTable, batch: _Batch) -> None:
     listing = list_table(table.filesystem, table.folder)
     number = max((file.number for file in listing.merged), default=0) + 1
     new = Merged(table.folder, number, is_hidden=True, is_visible=False, size=0)
@@ -153,7 +153,7 @@ def _replace(table: Table, batch: _Batch) -> None:
     _delete(table.filesystem, new.hidden)
 
 
-def _delete_taken(table: Table, batch: _Batch) -> None:
+def _delete_taken(table: OwnedTable, batch: _Batch) -> None:
     for file in batch.merged:  # before the small ones that win over them
         for is_there, path in (file.is_visible, file.visible), (file.is_hidden, file.hidden):
             if is_there:

@@ -29,8 +29,8 @@ from analysis.trials.bias_families import (
     BIAS_INIT,
     CELL_FIELDS,
     Family,
+    axis_text,
     families,
-    short,
 )
 from analysis.trials.cells import Block, Cell, blocks, in_order, network_trials, theory_trials
 from analysis.trials.stats import format_number
@@ -58,7 +58,7 @@ def bias_table(table: PaperTable, trials: pd.DataFrame, *, varying: str, compare
     labels = ("Dataset", "Model", "Fixed", "Optimizer", "Loss", "Quantity")
     labels = (*labels, "Source") if compare else labels
     labels, lines, alike = without_shared(labels, lines, _SETTING)
-    heads = [f"{symbol}={short(place)}" for place in places]
+    heads = [f"{symbol}={axis_text(place)}" for place in places]
     return assemble(table.file_name, table.title, (*labels, *heads), lines, [*alike, *notes])
 
 
@@ -79,7 +79,7 @@ def _families(trials: pd.DataFrame, varying: str) -> Iterator[tuple[Block, Famil
 def _lines(
     table: PaperTable, block: Block, family: Family, places: Sequence[float], compare: bool
 ) -> Iterator[Line]:
-    fixed = f"{'λ_b' if family.varies_bias else 'b₀'}={short(family.fixed)}"
+    fixed = f"{'λ_b' if family.varies_bias else 'b₀'}={axis_text(family.fixed)}"
     for optimizer in in_order(block.trials["optimizer"], published.OPTIMIZERS):
         for loss in in_order(block.trials["loss"], published.LOSSES):
             cells = [
@@ -105,7 +105,7 @@ def _lines(
                         quantity,
                         {**identity, family.varying: place},
                         f"{block.dataset} {block.label} {optimizer} {loss} "
-                        f"{family.varying}={short(place)}",
+                        f"{family.varying}={axis_text(place)}",
                     )
                     for place, cell in zip(places, cells, strict=True)
                 ]

@@ -10,7 +10,7 @@ from analysis.store.errors import ResultsError
 from analysis.store.schema import CONFIG_FIELDS, EPOCHS, FRACTION
 from analysis.tables.entries import Entry, Line, Quantity, assemble, measured
 from analysis.tables.render import Table
-from analysis.trials.cells import Cell, as_cell, setting_apart, shown
+from analysis.trials.cells import Cell, as_cell, config_text, setting_apart
 
 _AXES = tuple(field.name for field in CONFIG_FIELDS if field.name != "seed")
 _METRICS = tuple(field.name for field in EPOCHS if field.name not in ("trial_id", "epoch"))
@@ -53,7 +53,7 @@ def _groups(trials: pd.DataFrame, by: Sequence[str]) -> list[tuple[tuple[Any, ..
 def _line(
     values: Sequence[Any], rows: pd.DataFrame, by: Sequence[str], quantities: Sequence[Quantity]
 ) -> Line:
-    labels = [shown(value) for value in values]
+    labels = [config_text(value) for value in values]
     where = " ".join(f"{name}={label}" for name, label in zip(by, labels, strict=True))
     cell = _cell(rows, where, by)
     identity = {"table": "by", **dict(zip(by, labels, strict=True))}

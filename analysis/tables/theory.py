@@ -21,7 +21,7 @@ from analysis.theory.minima import (
     Minimum,
 )
 from analysis.theory.setting import Setting, setting_of
-from analysis.trials.bias_families import short
+from analysis.trials.bias_families import axis_text
 from analysis.trials.cells import Block, Cell, blocks, measured_trials, theory_trials
 from analysis.trials.load import Results
 from analysis.trials.stats import format_number
@@ -87,7 +87,7 @@ def _cell_lines(block: Block, cell: Cell) -> Iterator[Line]:
         block.dataset,
         block.label,
         setting.label,
-        short(setting.lambda_b),
+        axis_text(setting.lambda_b),
         f"{trial['bias_init_mean']:g}",
         optimizer_name(str(trial["optimizer"])),
         loss_name(setting.loss),

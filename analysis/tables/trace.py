@@ -6,7 +6,7 @@ import pandas as pd
 
 from analysis.tables.entries import OURS
 from analysis.tables.render import Record, Table
-from analysis.trials.cells import NOT_STARTED, shown
+from analysis.trials.cells import NOT_STARTED, config_text
 from analysis.trials.load import Results
 
 _FIELDS = (
@@ -42,5 +42,5 @@ def _row(cell: str, trial_id: str, trials: pd.DataFrame) -> tuple[str, ...]:
     if trial_id not in trials.index:
         return (cell, trial_id, "", NOT_STARTED, *([""] * (len(_COLUMNS) - 4)))
     trial = trials.loc[trial_id]
-    values = [shown(trial[name]) for name in _FIELDS]
+    values = [config_text(trial[name]) for name in _FIELDS]
     return (cell, trial_id, *values, f"{{trials,epochs,scores}}/{trial_id}.parquet")

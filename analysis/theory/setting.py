@@ -15,7 +15,7 @@ from analysis.theory.minima import (
     theorem2_point,
 )
 from analysis.theory.numeric import numeric_minimum
-from analysis.trials.bias_families import short
+from analysis.trials.bias_families import axis_text
 from analysis.trials.cells import FINISHED, UFM, theory_trials
 
 
@@ -74,7 +74,7 @@ class Setting:
     @property
     def label(self) -> str:
         """The setting in a table, without lambda_b, which has a column of its own."""
-        lambdas = f"λ_W={short(self.lambda_w)} λ_H={short(self.lambda_h)}"
+        lambdas = f"λ_W={axis_text(self.lambda_w)} λ_H={axis_text(self.lambda_h)}"
         return f"K={self.K} n={self.n:g} {lambdas}"
 
 

@@ -53,7 +53,7 @@ def _bias_decay_family(trials: pd.DataFrame) -> Family | None:
     return Family(rows, BIAS_DECAY, fixed, places)
 
 
-def short(value: float) -> str:
+def axis_text(value: float) -> str:
     """A value on an axis: 5e-4 rather than 0.0005."""
     if value == 0 or abs(value) >= 0.01:
         return f"{value:g}"

@@ -164,7 +164,7 @@ class Block:
     @property
     def network(self) -> str:
         """The model and its keyword arguments, like `resnet18 channels=16,32,64,128`."""
-        kwargs = [f"{key}={shown(value)}" for key, value in sorted(self.model_kwargs.items())]
+        kwargs = [f"{key}={config_text(value)}" for key, value in sorted(self.model_kwargs.items())]
         return " ".join([self.model, *kwargs])
 
     @property
@@ -271,7 +271,7 @@ def _variants(
         return
     for values, rows in group.groupby(fields, dropna=False, sort=True):
         pairs = zip(fields, values, strict=True)
-        yield ", ".join(f"{name}={shown(value)}" for name, value in pairs), rows
+        yield ", ".join(f"{name}={config_text(value)}" for name, value in pairs), rows
 
 
 def setting_apart(trials: pd.DataFrame) -> list[str]:
@@ -297,10 +297,10 @@ def _differs(group: pd.DataFrame, name: str, cell_fields: Sequence[str]) -> bool
     return len(pairs) > (len(pairs[within].drop_duplicates()) if within else 1)
 
 
-def shown(value: object) -> str:
+def config_text(value: object) -> str:
     """A config value in a label, as short as it can be."""
     if isinstance(value, list | tuple):
-        return ",".join(shown(item) for item in value)
+        return ",".join(config_text(item) for item in value)
     if value is None or value is pd.NA or (isinstance(value, float) and np.isnan(value)):
         return "none"
     return f"{value:g}" if isinstance(value, float) else str(value)

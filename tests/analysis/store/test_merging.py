@@ -46,7 +46,7 @@ def test_a_trial_written_meanwhile_keeps_its_file(
     ids = fill(store, 4)
     merge = merging._delete_taken
 
-    def late(table: merging.Table, batch: merging._Batch) -> None:
+    def late(table: merging.OwnedTable, batch: merging._Batch) -> None:
         if table.folder.endswith("epochs"):
             row = {"trial_id": ids[1], "epoch": 1, "nc1_train": 77.0}
             store.write("epochs", ids[1], [row], EPOCHS)
