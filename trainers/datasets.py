@@ -1,7 +1,7 @@
 """The datasets: their facts, and how each is read into uint8 arrays.
 
-What is kept of them on disk is in `data/cache.py`, what a trial takes of them in `data/splits.py`. Facts cost
-no import of torch.
+What is kept of them on disk is in `data/cache.py`, what a trial takes of them in `data/splits.py`.
+Facts cost no import of torch.
 """
 
 import math
