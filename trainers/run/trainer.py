@@ -14,7 +14,7 @@ from torch.nn.utils import get_total_norm
 
 from analysis.store.alpha_bias import alpha_bias
 from analysis.store.rows import FeatureRow, Metrics, ScoreRow
-from analysis.store.schema import BIAS_METRICS, SPLIT_METRICS
+from analysis.store.schema import BIAS_METRICS, WEIGHT_METRICS
 from trainers.config import LAMBDAS, TrialConfig
 from trainers.data.batches import Batch, TrainBatches
 from trainers.data.splits import Data, Split, eval_batches
@@ -33,6 +33,9 @@ MAX_FEATURES = 2000  # test samples whose features are kept for pictures
 # trial of the same kind has filled the compiler's cache on this machine.
 COMPILE_FROM_STEPS = 1000
 DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+_OF_CLASSIFIER = {metric.name for metric in (*WEIGHT_METRICS, *BIAS_METRICS)}
 
 
 class TrainedEpoch(TypedDict):
@@ -198,7 +201,7 @@ class Trainer:
         row: Metrics = {f"{key}_train": value for key, value in train.items() if key != "loss"}
         for metric in BIAS_METRICS:
             row[metric.name] = row.pop(f"{metric.name}_train")
-        row |= {f"{m.name}_test": test[m.name] for m in SPLIT_METRICS if m.name in test}
+        row |= {f"{key}_test": v for key, v in test.items() if key not in _OF_CLASSIFIER}
         if self.config.regularizer == "features":
             row["alpha_bias"] = self._alpha_bias(row["bias_mean"])
         return row

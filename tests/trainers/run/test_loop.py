@@ -17,7 +17,7 @@ import torch
 
 from analysis.store.errors import LeaseLostError
 from analysis.store.results import CHECKPOINTS, ResultStore
-from analysis.store.schema import ALPHA_BIAS, BIAS_METRICS, SPLIT_METRICS, WEIGHT_METRICS
+from analysis.store.schema import ALPHA_BIAS, BIAS_METRICS, EPOCHS, SPLIT_METRICS, WEIGHT_METRICS
 from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.metrics.features import from_features
@@ -204,6 +204,11 @@ def test_metrics_of_a_row_are_those_of_its_weights(tiny: Tiny) -> None:
             column = f"{key}_{suffix}"
             if column in row and not (key == "nc4" and suffix == "test"):
                 assert row[column] == pytest.approx(value, rel=1e-5, abs=1e-7), column
+
+
+def test_an_evaluated_epoch_has_every_column(tiny: Tiny, store: ResultStore) -> None:
+    *_, last = run(tiny(), store)
+    assert set(last) - {"nc4_test"} == set(EPOCHS.names) - {"nc4_test"}
 
 
 def test_evaluation_is_dense_at_first_if_asked(tiny: Tiny, store: ResultStore) -> None:
