@@ -2,8 +2,10 @@
 
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 from uuid import uuid4
 
 from pyarrow import fs
@@ -35,26 +37,37 @@ def write_atomic(filesystem: fs.FileSystem, path: str, data: bytes) -> None:
 
 def _write_local(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    while not _replace(path, data):
-        pass
+    with whole_file(path) as file:
+        file.write(data)
 
 
-def _replace(path: Path, data: bytes) -> bool:
-    """False if the part was taken for a leftover between its making and its lock."""
-    part = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")  # rename needs one filesystem
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file on a disk to be written into, which takes its place whole, or not at all.
+
+    Its folder must exist. Raises OSError.
+    """
+    part, file = _new_part(path)
     try:
-        with part.open("xb") as file:
-            with suppress(OSError):  # where there are no locks, `remove_parts` removes nothing
-                fcntl.flock(file, fcntl.LOCK_EX)  # held while we live
-            if not part.exists():
-                return False
-            file.write(data)
+        with file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
             os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-    return True
+
+
+def _new_part(path: Path) -> tuple[Path, IO[bytes]]:
+    """A sibling of `path`, locked while its writer lives: see `remove_parts`."""
+    while True:
+        part = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")  # rename is for one disk
+        file = part.open("xb")
+        with suppress(OSError):  # where there are no locks, `remove_parts` removes nothing
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if part.exists():
+            return part, file
+        file.close()  # taken for a leftover between its making and its lock
 
 
 def remove_parts(folder: Path) -> None:

@@ -5,23 +5,22 @@ named by a fingerprint of the dataset's own files, so that replaced data are dec
 images are is not decided here.
 """
 
-import fcntl
 import hashlib
 import json
 import math
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Final, NamedTuple
-from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
+from pyarrow import fs
 
-from analysis.store.files import PART_SUFFIX
+from analysis.store.files import PART_SUFFIX, whole_file
+from analysis.store.locks import lock
 from trainers.datasets import Pending
 
 VERSION: Final = 1  # raised when the same files are decoded otherwise, or written otherwise
@@ -69,7 +68,7 @@ def load(
     except (OSError, DamagedError):
         pass  # looked into below, when nobody else is writing
     try:
-        with _alone(folder):
+        with lock(fs.LocalFileSystem(), str(folder / ".lock"), wait=True):
             return _open_or_fill(folder, name, source, decode)
     except OSError as error:
         train, test = map(in_memory, decode())
@@ -99,15 +98,6 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     except OSError:  # a link to nowhere
         return 0, 0
     return status.st_size, status.st_mtime_ns
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the cache's lock, which dies with its holder's process. Raises OSError."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _paths(folder: Path, name: str, source: Path) -> tuple[Path, Path]:
@@ -141,24 +131,15 @@ def _open_or_fill(folder: Path, name: str, source: Path, decode: Decode) -> tupl
 def write(path: Path, split: Pending) -> None:
     """Decode a split into a file, which appears whole or not at all. Raises OSError."""
     shape = (len(split.labels), *split.image_shape)
-    part = path.with_name(f".{path.name}.{uuid4().hex}{PART_SUFFIX}")  # rename needs one filesystem
-    try:
-        with part.open("xb") as file:
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_EX)  # see `analysis.store.files.remove_parts`
-            file.write(bytes(HEADER_BYTES))
-            crc = _shape_crc(shape)
-            for _, block in split.blocks():
-                crc = _append(file, block, crc)
-            crc = _append(file, split.labels.astype("<i8"), crc)
-            file.seek(0)
-            header = {"shape": shape, "crc32": crc}
-            file.write(json.dumps(header).encode().ljust(HEADER_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as file:
+        file.write(bytes(HEADER_BYTES))
+        crc = _shape_crc(shape)
+        for _, block in split.blocks():
+            crc = _append(file, block, crc)
+        crc = _append(file, split.labels.astype("<i8"), crc)
+        file.seek(0)
+        header = {"shape": shape, "crc32": crc}
+        file.write(json.dumps(header).encode().ljust(HEADER_BYTES))
 
 
 def _append(file: IO[bytes], array: NDArray, crc: int) -> int:
