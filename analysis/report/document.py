@@ -1,9 +1,9 @@
-"""The report as one HTML text."""
+"""The report as one HTML text: what its template, `templates/report.html`, shows."""
 
 import base64
-import html
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -21,50 +21,16 @@ from analysis.report.verdicts import (
 )
 from analysis.store.schema import STATUSES
 from analysis.tables.catalogue import build_tables
-from analysis.tables.render import STYLE, Table, html_figure, page
+from analysis.tables.render import Table, html_page
 from analysis.tables.theory import build_theory_table
 from analysis.trials.cells import FINISHED, NOT_STARTED, measured_trials
 from analysis.trials.gaps import commands
 from analysis.trials.load import Results
 
 _MOST_FAILURES = 200  # listed one by one
-
-
 _BADGES = {
     HOLDS: "holds", FAILS: "fails", OPEN: "open", NOT_REACHED: "open", UNTESTED: "untested"
 }  # fmt: skip
-
-
-_STYLE = (
-    STYLE
-    + """
-nav { display: flex; flex-wrap: wrap; column-gap: 1rem }
-h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc }
-.badge { padding: .05rem .5rem; border-radius: .6rem; font-weight: 600; white-space: nowrap }
-.holds { background: #cfe8dc } .fails { background: #f6d5c3 }
-.open { background: #e6e6e6 } .untested { color: #777; border: 1px dashed #aaa }
-#verdict-table td { white-space: normal; vertical-align: top }
-#verdict-table td:nth-child(2) { min-width: 7rem }
-img { max-width: 100%; height: auto; cursor: zoom-in; background: #fff }
-img.zoomed { max-width: none; width: 200%; cursor: zoom-out }
-td { max-width: 28rem; overflow: hidden; text-overflow: ellipsis }
-@media (max-width: 40rem) {
-  body { padding: 0 .4rem }
-  #verdict-table thead { display: none }
-  #verdict-table :is(table, tbody, tr, td) { display: block }
-  #verdict-table tr { padding: .5rem 0; border-bottom: 1px solid #ccc }
-  #verdict-table td:first-child { font-weight: 600 }
-}
-@media print { nav { display: none } figure { break-inside: avoid } }
-"""
-)
-
-
-_SCRIPT = """<script>
-document.querySelectorAll("img").forEach(function (image) {
-  image.addEventListener("click", function () { image.classList.toggle("zoomed") })
-})
-</script>"""
 
 
 def build_report(results: Results) -> str:
@@ -73,40 +39,28 @@ def build_report(results: Results) -> str:
     Raises: ResultsError if a trial's rows are missing.
     """
     trials = measured_trials(results)
-    sections = {
-        "Verdicts": _verdicts(results),
-        "Tables": "\n".join(map(html_figure, _tables(results))),
-        "Figures": "\n".join(_figures(results)),
-        "Coverage": html_figure(coverage(results, trials)),
-        "Failures": html_figure(failures(trials)),
-        "Provenance": html_figure(provenance(results)),
-    }
-    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
-    parts = [
-        f'<h2 id="{name.lower()}">{name}</h2>\n{content}' for name, content in sections.items()
-    ]
-    body = "\n".join(
-        (f"<h1>BCE against CE</h1>\n{_lead(results, trials)}\n<nav>{links}</nav>", *parts)
+    return html_page(
+        "report.html",
+        "analysis.report",
+        path=results.path,
+        finished=int((trials["status"] == FINISHED).sum()),
+        planned=len(trials),
+        verdicts=verdict_table(verdicts(results)),
+        badges=_BADGES,
+        tables=list(_tables(results)),
+        pictures=list(_pictures(results)),
+        coverage=coverage(results, trials),
+        failures=failures(trials),
+        provenance=provenance(results),
     )
-    return page("BCE against CE", f"{body}\n{_SCRIPT}", style=_STYLE)
 
 
-def _lead(results: Results, trials: pd.DataFrame) -> str:
-    finished = int((trials["status"] == FINISHED).sum())
-    text = f"{finished} of {len(trials)} trials of {results.path} are finished."
-    if finished < len(trials):
-        text += " Cells that lack trials hold a dash, and are averaged nowhere."
-    return f"<p>{html.escape(text)}</p>"
+class _Picture(NamedTuple):
+    """A figure in the page."""
 
-
-def _verdicts(results: Results) -> str:
-    table = verdict_table(verdicts(results))
-    text = html_figure(table)
-    for verdict, name in _BADGES.items():
-        text = text.replace(
-            f"<td>{verdict}</td>", f'<td><span class="badge {name}">{verdict}</span></td>'
-        )
-    return text
+    name: str
+    svg: str  # in base64
+    alt: str
 
 
 def _tables(results: Results) -> Iterator[Table]:
@@ -116,13 +70,11 @@ def _tables(results: Results) -> Iterator[Table]:
         yield theory
 
 
-def _figures(results: Results) -> Iterator[str]:
+def _pictures(results: Results) -> Iterator[_Picture]:
     for kind in FIGURE_NAMES:
         for name, figure in build_figures(results, kind):
-            data = base64.b64encode(as_bytes(figure, "svg")).decode()
-            source = f"data:image/svg+xml;base64,{data}"
-            alt = html.escape(figure.get_suptitle().replace("\n", "; "))
-            yield f'<figure id="{html.escape(name)}"><img src="{source}" alt="{alt}"></figure>'
+            svg = base64.b64encode(as_bytes(figure, "svg")).decode()
+            yield _Picture(name, svg, figure.get_suptitle().replace("\n", "; "))
 
 
 def coverage(results: Results, trials: pd.DataFrame) -> Table:

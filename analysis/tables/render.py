@@ -5,7 +5,6 @@ fractions.
 """
 
 import csv
-import html
 import io
 import json
 import math
@@ -14,21 +13,11 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from jinja2 import ChoiceLoader, Environment, PackageLoader
+from markupsafe import Markup, escape
+
 Record = Mapping[str, object]
 EXTENSIONS = {"markdown": "md", "latex": "tex", "html": "html", "csv": "csv", "json": "json"}
-# Legible on a phone and in print, in light and in dark; the report has the same.
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 1.5rem auto; max-width: 75rem;
-  padding: 0 1rem; color: #1a1a1a; background: #fff }
-figure { margin: 1.5rem 0; overflow-x: auto }
-figcaption { font-weight: 600; margin-bottom: .5rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .87rem }
-thead tr, tbody tr:last-child { border-bottom: 1.5px solid currentColor }
-thead tr { border-top: 1.5px solid currentColor }
-th, td { padding: .2rem .7rem .2rem 0; text-align: left; white-space: nowrap }
-ul.notes { font-size: .8rem; color: #555; padding-left: 1.1rem; max-width: 60rem }
-@media print { body { max-width: none; font-size: 10px } table { font-size: 8px } }
-"""
 
 
 @dataclass(frozen=True)
@@ -51,7 +40,7 @@ def render_tables(tables: Sequence[Table], fmt: str) -> str:
     renderers: dict[str, Callable[[Sequence[Table]], str]] = {
         "markdown": lambda tables: "\n".join(map(markdown, tables)),
         "latex": lambda tables: "\n".join([_LATEX_NEEDS, *map(latex, tables)]),
-        "html": lambda tables: page("Tables", "\n".join(map(html_figure, tables))),
+        "html": lambda tables: html_page("page.html", tables=tables),
         "csv": csv_text,
         "json": json_text,
     }
@@ -157,35 +146,22 @@ def latex_escape(text: str) -> str:
     return re.sub(r"`([^`]*)`", r"\\texttt{\1}", escaped)
 
 
-def html_figure(table: Table) -> str:
-    """A `<figure>` with the table and its notes."""
-    parts = [f'<figure id="{html.escape(table.name)}">']
-    parts.append(f"<figcaption>{html.escape(table.title)}</figcaption>")
-    if table.rows:
-        head = _html_row(table.columns, "th")
-        body = "\n".join(_html_row(row, "td") for row in table.rows)
-        parts.append(f"<table>\n<thead>{head}</thead>\n<tbody>\n{body}\n</tbody>\n</table>")
-    notes = "".join(f"<li>{_with_code(note)}</li>" for note in table.notes)
-    return "\n".join([*parts, f'<ul class="notes">{notes}</ul>', "</figure>"])
+def html_page(name: str, *packages: str, **values: object) -> str:
+    """A whole HTML document that needs nothing but itself: a template with its values.
 
-
-def _with_code(note: str) -> str:
-    """Escaped, with what stands between backticks as code."""
-    return re.sub(r"`([^`]*)`", r"<code>\1</code>", html.escape(note))
-
-
-def _html_row(texts: Sequence[str], cell: str) -> str:
-    return "<tr>" + "".join(f"<{cell}>{html.escape(text)}</{cell}>" for text in texts) + "</tr>"
-
-
-def page(title: str, body: str, *, style: str = STYLE) -> str:
-    """A whole HTML document that needs nothing but itself."""
-    head = f"<title>{html.escape(title)}</title>\n<style>{style}</style>"
-    viewport = '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n{viewport}\n'
-        f'<link rel="icon" href="data:,">\n{head}\n</head>\n<body>\n{body}\n</body>\n</html>\n'
+    Templates are in the folder `templates` of `packages`, then in that of this one.
+    """
+    loaders = [PackageLoader(package) for package in (*packages, "analysis.tables")]
+    environment = Environment(
+        loader=ChoiceLoader(loaders), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["with_code"] = _with_code
+    return environment.get_template(name).render(**values) + "\n"
+
+
+def _with_code(note: str) -> Markup:
+    """Escaped, with what stands between backticks as code."""
+    return Markup(re.sub(r"`([^`]*)`", r"<code>\1</code>", str(escape(note))))
 
 
 def csv_text(tables: Sequence[Table]) -> str:
