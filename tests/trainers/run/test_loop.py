@@ -1,7 +1,6 @@
 """A trial from its first row to its last: resume, failure, and what lands in the store."""
 
 import contextlib
-import io
 import os
 import signal
 import subprocess
@@ -22,7 +21,6 @@ from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.metrics.features import from_features
 from trainers.registry import LOSSES
-from trainers.run import checkpoint
 from trainers.run.loop import run_trial
 from trainers.run.ranks import Ranks
 from trainers.run.trainer import Trainer
@@ -292,18 +290,6 @@ def test_out_of_memory_is_failed_with_the_batch_size_and_a_hint(
     assert ", in train_epoch\n    raise error\n" in trial["traceback"]
 
 
-def test_a_checkpoint_of_another_format_is_refused(tiny: Tiny, store: ResultStore) -> None:
-    config = tiny()
-    state = {"trial_id": config.trial_id, "format": 1, "something": "else"}
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    store.write_bytes(buffer.getvalue(), CHECKPOINTS, config.trial_id, "epoch_000001.pt")
-    run(config, store)
-    (trial,) = store.read_rows("trials", config.trial_id)
-    assert trial["status"] == "failed"
-    assert "format 1, not of" in trial["reason"]
-
-
 def test_16_bits_train_and_are_measured_in_32(tiny: Tiny) -> None:
     rows = {}
     for precision in ("fp32", "bf16"):
@@ -356,28 +342,3 @@ def test_a_finished_trial_is_not_trained_again(tiny: Tiny, store: ResultStore) -
     before = stored(store, config)
     assert [row["nc1_train"] for row in run(config, store)] == [row["nc1_train"] for row in first]
     assert stored(store, config) == before
-
-
-def test_an_unreadable_checkpoint_falls_back_to_the_one_before(
-    tiny: Tiny, store: ResultStore, capsys: Any
-) -> None:
-    config = tiny()
-    run(config, store, stop_after=2)
-    assert store.names(CHECKPOINTS, config.trial_id) == ["epoch_000001.pt", "epoch_000002.pt"]
-    path = Path(store.path(CHECKPOINTS, config.trial_id, "epoch_000002.pt"))
-    path.write_bytes(path.read_bytes()[:1000])
-    assert checkpoint.load(store, config.trial_id).epoch == 1
-    assert "epoch_000002.pt is unreadable" in capsys.readouterr().err
-
-
-def test_a_checkpoint_of_another_trial_is_refused(tiny: Tiny, store: ResultStore) -> None:
-    one, other = tiny(), tiny(seed=1)
-    run(one, store, stop_after=1)
-    data = store.read_bytes(CHECKPOINTS, one.trial_id, "epoch_000001.pt")
-    store.write_bytes(data, CHECKPOINTS, other.trial_id, "epoch_000001.pt")
-    with pytest.raises(ValueError, match=f"is of trial {one.trial_id}"):
-        checkpoint.load(store, other.trial_id)
-    run(other, store)
-    trial = stored(store, other)["trials"][0]
-    assert trial["status"] == "failed"
-    assert f"is of trial {one.trial_id}" in trial["reason"]
