@@ -1,16 +1,17 @@
 """Where a number came from: versions and commit."""
 
+import os
 import platform
 import subprocess
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import TypedDict
+from typing import Final, TypedDict
 
 import torch
 
-PACKAGE = "collapse-grid"
-REPOSITORY = Path(__file__).resolve().parents[2]
+PACKAGE: Final = "collapse-grid"
+REPOSITORY: Final = Path(__file__).resolve().parents[2]
 
 
 class Versions(TypedDict):
@@ -31,17 +32,31 @@ def versions() -> Versions:
         "version_torch": torch.__version__,
         "version_timm": version("timm"),
         "version_python": platform.python_version(),
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(REPOSITORY),
     }
 
 
-def _git_commit() -> str | None:
-    """The commit of this code, with `-dirty` if it was changed since; None if not a checkout."""
-    if not (REPOSITORY / ".git").exists():
+def git_commit(folder: Path) -> str | None:
+    """The commit of the checkout in a folder, with `-dirty` if it was changed since.
+
+    None if it is none, or has no commit yet.
+    """
+    if not (folder / ".git").exists():
         return None
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    # Somebody else's checkout is as good as one's own: what is asked is only what its code is,
+    # which runs already.
+    command = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40"]
+    # GIT_DIR and its like, which git sets where a hook starts this, would name another repository.
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [*command, "--exclude=*"],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):  # no git, or no commit yet
         return None
     return done.stdout.strip()
