@@ -25,6 +25,15 @@ SWITCH: Final = f"{PREFIX}-switch"
 PROGRAMS: Final = (
     "ip", "ss", "unshare", "nsenter", "ssh", "ssh-keygen", "rsync", "curl", "git", "/usr/sbin/sshd",
 )  # fmt: skip
+# Waits for the end of its input, which comes when this process ends in whatever way, and ends every
+# process of the spaces. What this process was just starting has a second to be there.
+UNDERTAKER: Final = """
+cat >/dev/null; sleep 1
+for space in "$@"; do
+    ip netns pids "$space" | xargs --no-run-if-empty kill -KILL
+    ip netns del "$space"
+done
+"""
 Done = subprocess.CompletedProcess[str]
 
 
@@ -48,6 +57,13 @@ class Lab:
         self.home = root / "home"  # the path of every machine's own
         self.key = root / "keys" / "client"
         self._firsts: dict[str, subprocess.Popen[bytes]] = {}
+        self._undertaker = subprocess.Popen(
+            ["sh", "-c", UNDERTAKER, "sh", *map(_space, ADDRESSES), SWITCH],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # a Ctrl-C is not for it
+        )
 
     def up(self) -> None:
         """Make the network and the machines."""
@@ -66,10 +82,9 @@ class Lab:
 
     def down(self) -> None:
         """End every process and remove the network."""
-        for name in list(self._firsts):
-            self.kill(name)
-        for name in (*map(_space, ADDRESSES), SWITCH):
-            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        self._undertaker.communicate()
+        for first in self._firsts.values():
+            first.wait()
 
     def start(self, name: str) -> None:
         """Switch a machine on; its disk is as it was, but for /tmp."""
@@ -189,7 +204,7 @@ def run(*command: str) -> None:
 
 @contextmanager
 def lab(root: Path) -> Iterator[Lab]:
-    """The machines, until the end of the block."""
+    """The machines, until the end of the block, or of this process."""
     machines = Lab(root)
     try:
         machines.up()
