@@ -52,7 +52,10 @@ def sweep(options: Options, console: Console) -> int:
         wall_s = time.monotonic() - started
         facts = {"wall time": duration(wall_s)}
         facts |= {"slots busy": tally.busy_in_words(wall_s)} if tally else {}
-        facts |= {"mlflow": how_to_open(session.tracking_uri)} if options.where.mlflow else {}
+        if options.where.mlflow:
+            reason = session.without_mlflow
+            opened = how_to_open(session.tracking_uri)
+            facts["mlflow"] = f"not written: {reason}" if reason else opened
         facts |= write_analysis(store, console)
         all_finished = show_summary(plan, read_ledger(store), argv=options.argv, facts=facts)
     return OK if all_finished else SOME_FAILED

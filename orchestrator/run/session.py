@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -29,8 +30,9 @@ from orchestrator.run.reporter import ENDED, Reporter
 from orchestrator.terminal.progress import SweepProgress
 from orchestrator.terminal.tally import Tally
 from orchestrator.terminal.words import counted, nodes_in_words
+from orchestrator.tracking.ended import ended_trials
 from orchestrator.tracking.mirror import Mirror
-from orchestrator.tracking.uris import check_uri, default_uri
+from orchestrator.tracking.uris import check_uri, default_uri, is_own, why_without
 
 if TYPE_CHECKING:
     from trainers.ray_worker import Job
@@ -48,7 +50,16 @@ class Session:
     @property
     def tracking_uri(self) -> str:
         """Where MLflow writes: what was asked for, else a file beside the results."""
-        return self.options.where.tracking_uri or default_uri(self.store, os.getcwd())
+        return self.options.where.tracking_uri or self._own_uri
+
+    @property
+    def _own_uri(self) -> str:
+        return default_uri(self.store, os.getcwd())
+
+    @cached_property
+    def without_mlflow(self) -> str | None:
+        """Why the sweep goes on without MLflow, if it must; looked into once."""
+        return why_without(self.tracking_uri, default=self._own_uri)
 
     def planned(self) -> Plan:
         """What is left to do by now. Raises InputError."""
@@ -98,7 +109,9 @@ class Session:
         Raises InputError before anything is written.
         """
         if self.options.where.mlflow:
-            check_uri(self.tracking_uri)
+            check_uri(self.tracking_uri, default=self._own_uri)
+            if reason := self.without_mlflow:
+                print(f"warning: the sweep goes on without MLflow: {reason}", file=sys.stderr)
         self.check(plan)
         for name in plan.studies:
             read_recorded(self.store, name)
@@ -186,21 +199,29 @@ class Session:
 
     @contextmanager
     def _mirrored(self, plan: Plan) -> Iterator[Mirror | None]:
-        """MLflow, brought up to date with what finished before; None with --no-mlflow."""
-        if not self.options.where.mlflow:
+        """MLflow, brought up to date with what finished before; None if the sweep does without."""
+        if not self.options.where.mlflow or self.without_mlflow:
             yield None
             return
         by_name = sorted(plan.studies.items(), reverse=True)  # a shared one is the first's
         study_of = {config.trial_id: name for name, configs in by_name for config in configs}
         trials = {i: (study_of[i], config) for i, config in plan.trials.items()}
-        with Mirror(self.tracking_uri, trials, self.store.read_rows) as mirror:
-            left = {*plan.to_do}
+        left = {*plan.to_do}
+
+        def all_ended() -> dict[str, str]:
+            return {i: study for i, study in ended_trials(self.store).items() if i not in left}
+
+        uri, read = self.tracking_uri, self.store.read_rows
+        own = all_ended if is_own(uri, self._own_uri) else None
+        with Mirror(uri, trials, read, all_ended=own) as mirror:
             ended = (i for i in plan.trials if plan.ledger.status(i) in ENDED)
             mirror.catch_up(i for i in ended if i not in left)
             yield mirror
+        if mirror.notice:
+            print(f"warning: {mirror.notice}", file=sys.stderr)
         if mirror.error:
-            uri = without_password(self.tracking_uri)
-            argv = ["rebuild", "--results", self.options.where.results, "--tracking-uri", uri]
+            argv = ["rebuild", "--results", self.options.where.results]
+            argv += ["--tracking-uri", without_password(uri)]
             print(
                 f"warning: MLflow is incomplete ({mirror.error}); the Parquet files are not\n"
                 f"to make it whole: {shlex.join(['python', '-m', 'orchestrator.tracking', *argv])}",

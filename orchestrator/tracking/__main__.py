@@ -12,35 +12,40 @@ from analysis.store.command_line import Parser, run_main
 from analysis.store.errors import InputError, ResultsError, one_line
 from analysis.store.location import without_password
 from analysis.store.results import ResultStore
-from analysis.trials.load import load_results
+from analysis.trials.load import open_results
 from orchestrator.terminal.words import counted
+from orchestrator.tracking.database import MENDED, fault_of, file_of, set_aside
+from orchestrator.tracking.ended import ended_trials
 from orchestrator.tracking.runs import Runs
-from orchestrator.tracking.uris import check_uri, default_uri, how_to_open
+from orchestrator.tracking.uris import check_uri, default_uri, how_to_open, is_own, why_without
 
 
 def rebuild(store: ResultStore, uri: str, console: Console) -> int:
     """Send every trial that has ended to MLflow; how many. Raises InputError."""
-    check_uri(uri)
+    default = default_uri(store, ".")
+    check_uri(uri, default=default)
+    if reason := why_without(uri, default=default):
+        raise InputError(reason)
     try:
-        results = load_results(store.location, tables=("trials",))
-    except ResultsError as error:
+        open_results(store.location)
+        study_of = ended_trials(store)
+    except (ResultsError, OSError) as error:
         raise InputError(str(error)) from error
-    plan = results.plan.sort_values("study").drop_duplicates("trial_id")
-    study_of = dict(zip(plan["trial_id"], plan["study"], strict=True))
-    ended = results.trials.loc[results.trials["status"] != "running", "trial_id"]
+    path = file_of(uri)
+    if path and is_own(uri, default) and (fault := fault_of(path, thoroughly=True)) in MENDED:
+        print(set_aside(path, fault), file=sys.stderr)
     from mlflow.exceptions import MlflowException
 
     try:
         runs = Runs(uri)
-        for trial_id in track(list(ended), "trials", console=console, transient=True):
+        for trial_id in track(list(study_of), "trials", console=console, transient=True):
             (trial,) = store.read_rows("trials", trial_id)
-            study = study_of.get(trial_id) or trial["dataset"]  # a single trial is in no study
-            runs.close(study, trial, store.read_rows("epochs", trial_id))
+            runs.close(study_of[trial_id], trial, store.read_rows("epochs", trial_id))
     except (MlflowException, ImportError) as error:  # a database's driver may not be installed
         text = without_password(one_line(error))
         reason = "it doesn't answer" if "Max retries exceeded" in text else text
         raise InputError(f"MLflow at {without_password(uri)}: {reason}; try again") from error
-    return len(ended)
+    return len(study_of)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

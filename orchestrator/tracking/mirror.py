@@ -14,6 +14,7 @@ from typing import Any, Final
 from analysis.store.errors import one_line
 from analysis.store.location import without_password
 from orchestrator.terminal.words import counted
+from orchestrator.tracking.database import MENDED, fault_of, file_of, set_aside
 from orchestrator.tracking.runs import Row, Runs
 from trainers.config import TrialConfig
 
@@ -29,16 +30,28 @@ class Mirror:
     It keeps the rows of trials that run. One that has ended is an id: its rows are in the store.
     """
 
-    def __init__(self, uri: str, trials: Mapping[str, tuple[str, TrialConfig]], read: Read) -> None:
+    def __init__(
+        self,
+        uri: str,
+        trials: Mapping[str, tuple[str, TrialConfig]],
+        read: Read,
+        *,
+        all_ended: Callable[[], Mapping[str, str]] | None = None,
+    ) -> None:
         """`trials`: trial id to (study, config). `read(table, trial_id)` gives rows of the store.
 
-        Nothing is written before the first trial.
+        With `all_ended`, which gives the study of every trial in the store that has ended, a file
+        at `uri` that is damaged or half made is set aside, and made anew of these. Nothing is
+        written before the first trial.
         """
         self._uri = uri
-        self._trials = trials
+        self._studies = {trial_id: study for trial_id, (study, _) in trials.items()}
+        self._configs = {trial_id: config for trial_id, (_, config) in trials.items()}
         self._read = read
+        self._all_ended = all_ended
+        self.notice: str | None = None  # what was set aside, if anything was
         self._pending: dict[str, list[Row] | None] = {}  # new rows; None: it has ended
-        self._unchecked: list[str] = []  # ended before, perhaps without a word to MLflow
+        self._unchecked = set[str]()  # ended before, perhaps without a word to MLflow
         self._changed = threading.Condition()
         self._ended_at: float | None = None
         self._wait_s = 0.0
@@ -76,7 +89,7 @@ class Mirror:
         Returns at once.
         """
         with self._changed:
-            self._unchecked += ended
+            self._unchecked |= set(ended)
             self._changed.notify()
 
     def __enter__(self) -> "Mirror":
@@ -126,8 +139,19 @@ class Mirror:
             give_up_at = min(give_up_at, max(self._failing_since, self._ended_at) + LAST_TRY_S)
         return now > give_up_at
 
+    def _open(self) -> Runs:
+        """The runs, in a file made anew if what is there is of no use."""
+        path = file_of(self._uri)
+        if self._all_ended and path and (fault := fault_of(path, thoroughly=True)) in MENDED:
+            studies = self._all_ended()
+            self.notice = set_aside(path, fault)
+            with self._changed:
+                self._studies = {**studies, **self._studies}
+                self._unchecked |= studies.keys()
+        return Runs(self._uri)
+
     def _send_next(self) -> None:
-        self._runs = self._runs or Runs(self._uri)
+        self._runs = self._runs or self._open()
         if self._unchecked:
             closed = self._runs.closed()
             with self._changed:
@@ -137,13 +161,13 @@ class Mirror:
         with self._changed:
             trial_id, waiting = next(iter(self._pending.items()))
             rows = None if waiting is None else list(waiting)
-        study, config = self._trials[trial_id]
+        study = self._studies[trial_id]
         try:
             if rows is None:
                 (trial,) = self._read("trials", trial_id)
                 self._runs.close(study, trial, self._read("epochs", trial_id))
             else:
-                self._runs.send(study, config.row(), trial_id, rows)
+                self._runs.send(study, self._configs[trial_id].row(), trial_id, rows)
         except BaseException:
             with self._changed:  # behind the others, which may do better
                 self._pending[trial_id] = self._pending.pop(trial_id)

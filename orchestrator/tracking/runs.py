@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from analysis.store.schema import CONFIG_FIELDS, EPOCHS
+from orchestrator.tracking.database import make
 
 Row = Mapping[str, Any]
 MARKER: Final = "train_loss"  # every row has it: its history tells which epochs are in a run
@@ -46,6 +47,7 @@ class Runs:
             logging.getLogger(name).setLevel(level)
         from mlflow import MlflowClient  # takes seconds
 
+        make(uri)
         self._client = MlflowClient(uri)
         self._open_runs: dict[str, tuple[str, set[int]]] = {}  # run id, and the epochs it has
 

@@ -1,9 +1,6 @@
 """The mirror in MLflow: one run per trial for ever, each epoch once, whatever the server does."""
 
 import http.server
-import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,14 +11,12 @@ from typing import Any
 
 import pytest
 
-from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from orchestrator.plan.recorded import write_recorded
 from orchestrator.tracking import mirror as mirror_module
 from orchestrator.tracking.__main__ import main
 from orchestrator.tracking.mirror import Mirror
 from orchestrator.tracking.runs import Row
-from orchestrator.tracking.uris import check_uri
 from tests.orchestrator.sweeps import wait_for
 from trainers.config import TrialConfig
 
@@ -30,15 +25,6 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # MLflow's own
 ]
 Tiny = Callable[..., TrialConfig]
-# Dies in the middle of a transaction, of which a part is on the disk.
-KILLED = """
-import os, signal, sqlite3, sys
-database = sqlite3.connect(sys.argv[1])
-database.execute("PRAGMA cache_size = 1")
-database.execute("CREATE TABLE filler (text TEXT)")
-database.executemany("INSERT INTO filler VALUES (?)", [("x" * 1000,)] * 1000)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -316,23 +302,3 @@ def test_what_a_server_refused_at_first_is_sent_later(
     assert {i: [step for step, _ in run["loss"]] for i, run in found.items()} == {
         config.trial_id: [1, 2, 3] for config in configs
     }
-
-
-def test_a_database_of_another_version_is_told_before_anything_runs(
-    uri: str, tiny: Tiny, store: ResultStore, tmp_path: Path
-) -> None:
-    config = tiny()
-    fill(store, config)
-    with Mirror(uri, {config.trial_id: ("s", config)}, store.read_rows) as mirror:
-        mirror.ended(config.trial_id)
-    check_uri(uri)  # as MLflow made it
-    subprocess.run([sys.executable, "-c", KILLED, tmp_path / "mlflow.db"], check=False)
-    assert (tmp_path / "mlflow.db-journal").stat().st_size > 0
-    check_uri(uri)  # as a killed sweep left it
-    with sqlite3.connect(tmp_path / "mlflow.db") as database:
-        database.execute("UPDATE alembic_version SET version_num = 'cfd24bdc0731'")
-    with pytest.raises(InputError, match=r"of another version of MLflow; `mlflow db upgrade"):
-        check_uri(uri)
-    (tmp_path / "mlflow.db").write_text("these are notes, not a database\n" * 100)
-    with pytest.raises(InputError, match=r"is no database of MLflow \(file is not a database\)"):
-        check_uri(uri)
