@@ -20,6 +20,7 @@ from trainers.metrics.bias import alpha_bias
 from trainers.metrics.scores import ScoreHistogram
 from trainers.metrics.uniform import STEPS_PER_UNIT
 from trainers.model.classifier import build_model
+from trainers.model.convolutions import lay_out_channels_last, slice_instead_of_striding
 from trainers.model.losses import feature_penalty
 from trainers.model.optim import build_optimizer, learning_rate
 from trainers.registry import LOSSES
@@ -45,10 +46,12 @@ class Trainer:
         self.data = data
         self.ranks = ranks
         self.model = build_model(config, len(data.train)).to(ranks.device)
+        if ranks.device.type == "cpu":
+            slice_instead_of_striding(self.model)
         self.batch_norm = synchronise_batch_norm(self.model, ranks)
         # The compiler chooses a layout by itself, and L-BFGS flattens gradients as they lie.
         if not config.compile and config.optimizer != "lbfgs":
-            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            lay_out_channels_last(self.model)
         self.optimizer = build_optimizer(config, list(self.model.parameters()))
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
         self.batches = TrainBatches(data, config, ranks.rank, ranks.world_size)
