@@ -125,6 +125,12 @@ TRIALS: Final = _schema(
     _field("world_size", pa.int32(), "processes", "that shared the trial"),
     _field("device", pa.string(), "", "cpu, or the GPU's name"),
     _field("batch_norm", pa.string(), "", "global batch | per rank; null: one process, or none"),
+    _field(
+        "small_stem",
+        pa.string(),
+        "",
+        "fitted, to images of up to 64 pixels | as timm has it; null: the model isn't timm's",
+    ),
     _field("num_features", pa.int32(), "features", "d"),
     _field("num_train", pa.int32(), "samples", "of the training set"),
     _field("num_test", pa.int32(), "samples", "of the test set; 0: the model has none"),

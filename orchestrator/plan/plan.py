@@ -163,4 +163,6 @@ def check_plan(plan: Plan, args: argparse.Namespace, console: Console) -> None:
             if (workers := plan.slots[i].workers) != AUTO:
                 check_workers(plan.trials[i], workers)
         configs = [plan.trials[i] for i in plan.to_do]
-        check_trials(configs, data_dir=args.data_dir.resolve(), download=args.download)
+        notes = check_trials(configs, data_dir=args.data_dir.resolve(), download=args.download)
+    for note in notes:
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
