@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OPTIONS ?=   # of both sweeps: make sweep OPTIONS='--epochs 2'
 
-.PHONY: help sweep test test-fast test-cluster lint format bench clean
+.PHONY: help sweep test test-fast test-avx2 test-cluster lint format bench clean
 
 help:  ## what there is
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,6 +21,10 @@ test: $(VENV)/dev.stamp  ## all tests that this machine can run
 
 test-fast: $(VENV)/dev.stamp  ## the tests without Ray, in under two minutes
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not ray and not cluster"
+
+test-avx2: $(VENV)/dev.stamp  ## what trains, as on a CPU without AVX-512, in a minute
+	ONEDNN_MAX_CPU_ISA=AVX2 $(BIN)/python -m pytest -n 2 --dist loadfile \
+		-m "not slow and not ray and not cluster" tests/trainers/model tests/trainers/run
 
 test-cluster: $(VENV)/dev.stamp  ## the tests on four machines made of namespaces; needs root
 	$(BIN)/python -m pytest tests/cluster

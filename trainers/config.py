@@ -27,6 +27,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 DEFAULT_LAMBDA: Final = 5e-4
+DA1_FROM: Final = 8  # pixels: below, a crop by an eighth moves nothing
 KWARGS: Final = ("model_kwargs", "loss_kwargs", "optimizer_kwargs")
 LAMBDAS: Final = ("lambda_w", "lambda_h", "lambda_b")
 
@@ -210,6 +211,11 @@ class TrialConfig(BaseModel):
                 raise InputError(
                     f"model={self.model!r} needs images and dataset=labels has none; use model=ufm"
                 )
+        if self.augment != "none" and self.image_size is not None and self.image_size < DA1_FROM:
+            raise InputError(
+                f"augment={self.augment} crops by an eighth of a side, which is no pixel at "
+                f"image_size={self.image_size}; use {DA1_FROM} or more, or augment=none"
+            )
         unseen = {"augment": "none", "rotation": 0, "image_size": facts.image_size}
         for name, value in unseen.items() if self.model == "ufm" else ():
             if getattr(self, name) != value:

@@ -85,8 +85,10 @@ def train(args: argparse.Namespace, is_main: bool) -> TrialRow:
     )
 
     check_workers(config, world_size())
-    check_trials([config], data_dir=args.data_dir, download=args.download)
+    notes = check_trials([config], data_dir=args.data_dir, download=args.download)
     if is_main:
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         print(f"{config.trial_id} {config.canonical()}", flush=True)
     with from_environment() as ranks:
         return run_trial(

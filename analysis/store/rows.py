@@ -64,6 +64,7 @@ class TrialRow(ConfigRow, total=False):
     device: str | None
     gpu_share: float | None
     batch_norm: str | None
+    small_stem: str | None
     num_features: int | None
     num_train: int | None
     num_test: int | None

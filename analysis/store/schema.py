@@ -132,6 +132,12 @@ TRIALS: Final = _schema(
     _field("device", pa.string(), "", "cpu, or the GPU's name"),
     _field("gpu_share", pa.float64(), "GPUs", "that a sweep gave to each process; null: no sweep"),
     _field("batch_norm", pa.string(), "", "global batch | per rank; null: one process, or none"),
+    _field(
+        "small_stem",
+        pa.string(),
+        "",
+        "fitted, to images of up to 64 pixels | as timm has it; null: the model isn't timm's",
+    ),
     _field("num_features", pa.int32(), "features", "d"),
     _field("num_train", pa.int32(), "samples", "of the training set"),
     _field("num_test", pa.int32(), "samples", "of the test set; 0: the model has none"),

@@ -129,10 +129,11 @@ def _set_once(settings: dict[str, Any], key: str, value: Any) -> None:
     settings[key] = value
 
 
-def check_plan(plan: Plan, where: Where) -> None:
+def check_plan(plan: Plan, where: Where) -> list[str]:
     """Check models and data of what is to run, here, before many workers do. Raises InputError.
 
-    Fetches data that are missing, if `where` allows it.
+    Returns what a user had better know of them, a line each. Fetches data that are missing, if
+    `where` allows it.
     """
     from trainers.run.check import check_trials, check_workers  # takes torch, which takes seconds
 
@@ -140,4 +141,4 @@ def check_plan(plan: Plan, where: Where) -> None:
         if (workers := plan.requests[i].workers) != AUTO:
             check_workers(plan.trials[i], workers)
     configs = [plan.trials[i] for i in plan.to_do]
-    check_trials(configs, data_dir=where.data_dir.resolve(), download=where.download)
+    return check_trials(configs, data_dir=where.data_dir.resolve(), download=where.download)

@@ -66,10 +66,12 @@ class Session:
         return make_plan(self.options.what, self.store, resources=self.options.resources)
 
     def check(self, plan: Plan) -> None:
-        """Raises InputError for models or data that what is left to do can't run with."""
+        """Look at models and data, and print notes on them. Raises InputError for what can't run."""
         if plan.to_do:
             with self.console.status("checking models and data"):
-                check_plan(plan, self.options.where)
+                notes = check_plan(plan, self.options.where)
+            for note in notes:
+                self.console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def cluster(self) -> Iterator[Sequence[Node]]:

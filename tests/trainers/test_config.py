@@ -112,6 +112,11 @@ def test_every_field_is_a_column() -> None:
             {"model_kwargs": {"a": {1: 2, "1": 3}}},
             "^model_kwargs must hold names, .*1 is not a name",
         ),
+        (
+            {"augment": "da1", "image_size": 7},
+            "^augment=da1 crops by an eighth of a side, which is no pixel at image_size=7; use 8",
+        ),
+        ({"augment": "da1+da2", "image_size": 4}, r"^augment=da1\+da2 crops by an eighth"),
         ({"model": "ufm", "image_size": 16}, "^image_size=16 has no effect with model=ufm"),
         ({"model": "ufm", "augment": "da1"}, "^augment=da1 has no effect with model=ufm"),
     ],

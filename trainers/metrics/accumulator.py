@@ -138,6 +138,12 @@ class Accumulator:
         with plain(self.device):
             return self._moments.class_means()
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether all samples so far have the same features, up to the rounding of float32."""
+        with plain(self.device):
+            return bool(self._moments.is_constant())
+
     def to(self, device: torch.device | str) -> "Accumulator":
         """A copy on another device; nothing is shared with this one."""
         with plain(torch.device(device)):

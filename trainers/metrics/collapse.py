@@ -13,6 +13,7 @@ from torch import Tensor
 from trainers.metrics.by_class import add_by_class
 
 EPS = torch.finfo(torch.float64).eps
+ROUNDING = 1e-5  # of a feature vector's length: what a forward pass in float32 may make of one
 
 
 class Frame:
@@ -107,6 +108,15 @@ class ClassMoments:
         """σ_k² = (1/n_k) Σ ‖h - μ_k‖², (K,); NaN where the class has no sample."""
         inner_K = self.squares_K - self.sums_KD.square().sum(1) / self.counts_K
         return (inner_K / self.counts_K).clamp(min=0.0)
+
+    def is_constant(self) -> Tensor:
+        """Whether neither classes nor samples differ by more than float32's rounding, 0-d bool."""
+        there_K = self.counts_K > 0
+        means_KD = self.class_means()[there_K]
+        size = means_KD.norm(dim=1).max()
+        between = (means_KD - means_KD.mean(0)).norm(dim=1).max()
+        within = self.class_variances()[there_K].max().sqrt()
+        return torch.maximum(between, within) <= ROUNDING * size
 
     def variance_along(self, directions_VR: Tensor) -> Tensor:
         """vᵀ Σ_W v for each row v, given by its `coordinates`, (V,)."""

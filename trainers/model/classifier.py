@@ -10,6 +10,7 @@ from analysis.store.errors import InputError
 from trainers.config import TrialConfig
 from trainers.datasets import find_dataset
 from trainers.model.backbones import build_backbone, feature_dimension
+from trainers.model.fit import check_fit
 
 UFM_FEATURES = 32  # d of `ufm` unless model_kwargs says otherwise
 
@@ -68,15 +69,21 @@ def build_model(config: TrialConfig, num_train: int) -> Classifier:
         return Classifier(backbone, head)
 
 
-def check_model_builds(config: TrialConfig) -> None:
-    """Raises InputError if the model refuses its `model_kwargs` or images of this size.
+def check_model_builds(config: TrialConfig, *, on_cpu: bool = False) -> list[str]:
+    """What the model does that its name doesn't say, each in a line.
 
-    Costs a fraction of a second and no memory: no weight is allocated.
+    Raises InputError if the model refuses its `model_kwargs` or images of this size.
+
+    Also as `check_fit` does, whose `on_cpu` it is. Costs about a second, and for a large model no
+    memory: no weight of it is allocated.
     """
     if config.model == "ufm":
         _free_features(config)
-    else:
-        feature_dimension(config.model, config.model_kwargs, **_images(config))
+        return []
+    feature_dimension(config.model, config.model_kwargs, **_images(config))
+    if config.model == "mlp":
+        return []
+    return check_fit(config.model, config.model_kwargs, **_images(config), on_cpu=on_cpu)
 
 
 def _backbone(config: TrialConfig, num_train: int) -> tuple[nn.Module, int]:

@@ -55,7 +55,9 @@ def build_optimizer(config: TrialConfig, parameters: Sequence[Tensor]) -> optim.
     if config.optimizer in _TORCH:
         _check_kwargs(config, _TORCH[config.optimizer])
     else:
-        _check_kwargs(config, _class_in_timm(config.optimizer))
+        kind = _class_in_timm(config.optimizer)
+        _check_kwargs(config, kind)
+        _check_adapts(config, kind)
     try:
         return build(parameters, **kwargs)
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
@@ -119,6 +121,20 @@ def _check_kwargs(config: TrialConfig, kind: Callable[..., optim.Optimizer]) -> 
             raise _does_not_fit(config, f"it has no {name!r}; it accepts {', '.join(known)}")
         if not _is_like(value, default := known[name].default):
             raise _does_not_fit(config, f"{name}={value!r} must be like its default, {default!r}")
+
+
+def _check_adapts(config: TrialConfig, kind: Callable[..., optim.Optimizer]) -> None:
+    """Refuse an optimizer by layers that would adapt to none: LARS would be SGD, bit for bit.
+
+    timm applies their trust ratio to parameters with weight decay alone, unless told otherwise.
+    """
+    by_layers = "always_adapt" in inspect.signature(kind).parameters
+    if by_layers and not config.weight_decay and not config.optimizer_kwargs.get("always_adapt"):
+        raise InputError(
+            f"optimizer={config.optimizer} adapts to layers only with weight decay, and without "
+            "trains as if it had another name; use optimizer_kwargs: {always_adapt: true}, or "
+            "regularizer=global with a weight_decay"
+        )
 
 
 def _is_like(value: object, default: object) -> bool:

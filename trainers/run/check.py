@@ -12,20 +12,25 @@ from trainers.data.splits import check_data
 from trainers.model.classifier import check_model_builds
 from trainers.model.losses import check_loss
 from trainers.model.optim import check_optimizer_builds
+from trainers.run.device import default_device
 
 MODEL_FIELDS = ("dataset", "image_size", "model", "model_kwargs", "samples_per_class")
 OPTIMIZER_FIELDS = ("optimizer", "optimizer_kwargs", "momentum", "weight_decay")
 
 
-def check_trials(configs: Sequence[TrialConfig], *, data_dir: Path, download: bool) -> None:
-    """Raises InputError for keyword arguments, images, data or batches that can't be trained with.
+def check_trials(configs: Sequence[TrialConfig], *, data_dir: Path, download: bool) -> list[str]:
+    """What a reader of the plan should know about its models, each in a line.
 
+    Raises InputError for keyword arguments, images, data or batches that can't be trained with,
+    and without a GPU here for a model whose convolutions torch computes wrongly on this CPU.
     Fetches data that are missing, into `data_dir` if `download` allows it.
     """
+    on_cpu, notes = default_device().type == "cpu", list[str]()
     _each_kind(configs, ("loss", "loss_kwargs", "num_classes", "augment"), _check_loss)
     _each_kind(configs, OPTIMIZER_FIELDS, check_optimizer_builds)
-    _each_kind(configs, MODEL_FIELDS, check_model_builds)
+    _each_kind(configs, MODEL_FIELDS, lambda c: notes.extend(check_model_builds(c, on_cpu=on_cpu)))
     check_data(configs, data_dir=data_dir, download=download)
+    return list(dict.fromkeys(notes))
 
 
 def check_workers(config: TrialConfig, workers: int) -> None:

@@ -139,6 +139,7 @@ class _Attempt:
         self.row.update(
             {
                 "batch_norm": trainer.batch_norm,
+                "small_stem": trainer.small_stem,
                 "num_features": trainer.num_features,
                 "num_train": len(data.train),
                 "num_test": len(data.test) if data.test is not None else 0,

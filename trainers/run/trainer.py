@@ -5,6 +5,7 @@ Trainer of its own and calls the same methods in the same order.
 """
 
 import math
+import warnings
 from collections.abc import Iterator
 from typing import Any, TypedDict
 
@@ -21,7 +22,9 @@ from trainers.data.splits import Data, Split, eval_batches
 from trainers.metrics.accumulator import Accumulator
 from trainers.metrics.scores import ScoreHistogram
 from trainers.metrics.uniform import STEPS_PER_UNIT
+from trainers.model.backbones import small_stem
 from trainers.model.classifier import build_model
+from trainers.model.convolutions import lay_out_channels_last, slice_instead_of_striding
 from trainers.model.losses import feature_penalty
 from trainers.model.optim import build_optimizer, learning_rate
 from trainers.registry import LOSSES
@@ -56,10 +59,13 @@ class Trainer:
         self.data = data
         self.ranks = ranks
         self.model = build_model(config, len(data.train)).to(ranks.device)
+        self.small_stem = small_stem(self.model.backbone, config.image_size)
+        if ranks.device.type == "cpu":
+            slice_instead_of_striding(self.model)
         self.batch_norm = synchronise_batch_norm(self.model, ranks)
         # The compiler chooses a layout by itself, and L-BFGS flattens gradients as they lie.
         if not config.compile and config.optimizer != "lbfgs":
-            self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+            lay_out_channels_last(self.model)
         self.optimizer = build_optimizer(config, list(self.model.parameters()))
         self.scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
         self.batches = TrainBatches(data, config, ranks.rank, ranks.world_size)
@@ -189,6 +195,13 @@ class Trainer:
         self.ranks.copy_buffers(self.model)
         histogram = self.scores if with_scores else None
         train, accumulator = self._evaluate(self.data.train, self.class_means, histogram)
+        if self.class_means is None and self.ranks.is_main and accumulator.is_constant:
+            warnings.warn(
+                f"model={self.config.model} gives the same features for every image of the "
+                "training set: nothing can be learnt from them; stop the trial, and use larger "
+                "images or another model",
+                stacklevel=2,
+            )
         means = self.ranks.from_main(accumulator.class_means)
         self.class_means = means.to(self.ranks.device)
         test: Metrics = {}

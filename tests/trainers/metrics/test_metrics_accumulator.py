@@ -224,3 +224,31 @@ def test_refusals_name_what_was_received_and_what_to_do(draw, accumulate):
         accumulator.merge(Accumulator(3, 5))
     with pytest.raises(ValueError, match=r"cannot merge.*build both with the same"):
         accumulator.merge(Accumulator(3, 4, class_means=W))
+
+
+def of(features: torch.Tensor, labels: torch.Tensor) -> Accumulator:
+    accumulator = Accumulator(3, features.shape[1])
+    accumulator.update(features, labels, torch.ones(3, features.shape[1]), torch.zeros(3))
+    return accumulator
+
+
+def test_features_that_carry_nothing_are_known_from_any_that_do():
+    labels = torch.tensor([0, 0, 1, 1, 1])  # the third class has none
+    alike = torch.full((5, 4), 7.0)
+    by_class = alike.clone()
+    by_class[2:, 0] += 1e-3
+    within = alike.clone()
+    within[0, 1] += 1e-3
+    rounded = alike * (1 + 1e-7 * torch.randn(5, 4))
+    constant = {name: of(f, labels).is_constant for name, f in {
+        "alike": alike, "rounded": rounded, "dead": 0 * alike, "by class": by_class,
+        "within": within,
+    }.items()}  # fmt: skip
+    assert constant == {
+        "alike": True, "rounded": True, "dead": True, "by class": False, "within": False,
+    }  # fmt: skip
+    both = of(alike, labels)
+    both.merge(of(alike, labels))
+    assert both.is_constant
+    both.merge(of(2 * alike, labels))  # another rank's
+    assert not both.is_constant

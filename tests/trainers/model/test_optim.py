@@ -1,12 +1,19 @@
 """Schedules at the epochs that the paper names, what decay touches, and timm's optimizers."""
 
+import inspect
 import io
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
-from timm.optim import get_optimizer_info, list_optimizers
+from timm.optim import (
+    create_optimizer_v2,
+    get_optimizer_class,
+    get_optimizer_info,
+    list_optimizers,
+)
 
 from analysis.store.errors import InputError
 from trainers.config import TrialConfig
@@ -168,9 +175,9 @@ def test_no_decay_of_its_own_with_the_regulariser_in_the_loss(tiny: Tiny) -> Non
                 "optimizer": "lamb",
                 "lr": 0.01,
                 "schedule": "constant",
-                "optimizer_kwargs": {"betas": [0.8, 0.9]},
+                "optimizer_kwargs": {"betas": [0.8, 0.9], "always_adapt": True},
             },
-            {"betas": (0.8, 0.9), "lr": 0.01, "weight_decay": 0},
+            {"betas": (0.8, 0.9), "lr": 0.01, "weight_decay": 0, "always_adapt": True},
         ),
     ],
 )
@@ -254,3 +261,53 @@ def test_lbfgs_has_no_decay(tiny: Tiny) -> None:
     config = tiny(optimizer="lbfgs", regularizer="global", weight_decay=0.1)
     with pytest.raises(InputError, match=r"weight_decay=0.1 has no effect with optimizer=lbfgs"):
         check_optimizer_builds(config)
+
+
+def of_timm(name: str, gradients: list[torch.Tensor], **kwargs: Any) -> torch.Tensor:
+    """A parameter after steps along these gradients."""
+    # Small beside a step of Adam: else LAMBC, whose trust ratio is at most 1, has it at 1.
+    parameter = torch.linspace(0.01, 0.02, 12).reshape(3, 4).requires_grad_()
+    optimizer = create_optimizer_v2([parameter], opt=name, lr=0.1, **kwargs)
+    for gradient in gradients:
+        parameter.grad = gradient.clone()
+        optimizer.step()
+    return parameter.detach()
+
+
+def test_optimizers_by_layers_are_refused_where_they_adapt_to_none(tiny: Tiny) -> None:
+    gradients = [torch.linspace(-1, 1, 12).reshape(3, 4) * step for step in (0.1, 0.2)]
+    sgd = of_timm("momentum", gradients, weight_decay=0)
+    by_layers = ["lars", "larc", "nlars", "nlarc", "lamb", "lambc"]
+    for name in by_layers:
+        plain = of_timm(name, gradients, weight_decay=0)
+        assert not torch.equal(plain, of_timm(name, gradients, weight_decay=0, always_adapt=True))
+        assert torch.equal(plain, sgd) == (name in ("lars", "larc"))
+        fields = {"optimizer": name, "lr": 0.1, "schedule": "constant"}
+        with pytest.raises(
+            InputError,
+            match=rf"^optimizer={name} adapts to layers only with weight decay.* use "
+            r"optimizer_kwargs: \{always_adapt: true\}, or regularizer=global",
+        ):
+            check_optimizer_builds(tiny(**fields))
+        check_optimizer_builds(tiny(**fields, optimizer_kwargs={"always_adapt": True}))
+        check_optimizer_builds(tiny(**fields, regularizer="global", weight_decay=0.1))
+        with pytest.raises(InputError, match="adapts to layers only"):
+            check_optimizer_builds(tiny(**fields, regularizer="global", weight_decay=0))
+
+
+@pytest.mark.parametrize("name", list(in_timm()))
+def test_no_other_optimizer_is_another_without_weight_decay(name: str) -> None:
+    """From no decay to a vanishing one nothing jumps, but where the check above refuses."""
+    gradients = [torch.linspace(-1, 1, 12).reshape(3, 4) * step for step in (0.1, 0.2)]
+    with torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Kron asks for opt_einsum
+        results = []
+        for decay in (0, 1e-12):
+            torch.manual_seed(0)
+            results.append(of_timm(name, gradients, weight_decay=decay))
+    same = torch.allclose(*results, rtol=1e-5)
+    by_layers = (
+        "always_adapt"
+        in inspect.signature(get_optimizer_class(name, bind_defaults=False)).parameters
+    )
+    assert same != by_layers
