@@ -66,7 +66,7 @@ class Session:
         return make_plan(self.options.what, self.store, resources=self.options.resources)
 
     def check(self, plan: Plan) -> None:
-        """Look at models and data, and print notes on them. Raises InputError for what can't run."""
+        """Look at models and data; prints notes on them. Raises InputError for what can't run."""
         if plan.to_do:
             with self.console.status("checking models and data"):
                 notes = check_plan(plan, self.options.where)

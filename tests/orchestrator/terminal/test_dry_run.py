@@ -24,7 +24,7 @@ BOX = [{"CPU": 4.0}]
 
 
 @pytest.fixture
-def config_text(
+def shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> list[str]:
     """Six trials, of 10 and of 20 s an epoch, two thousand and a million bytes a trial."""
