@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from analysis.figures.catalogue import BY_NAME, FIGURES, NAMES, build_figures, needed_tables
-from analysis.figures.drawing import STYLES, save, style
+from analysis.figures.drawing import SCREEN, STYLES, save
 from analysis.store.command_line import Parser, run_main
 from analysis.store.errors import ResultsError
 from analysis.trials.load import Results, load_results
@@ -29,8 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         out = args.out or _default_folder(args.results)
         results = load_results(args.results, tables=needed_tables(names))
-        with style(args.style):
-            without = [name for name in names if not _write(results, name, out, args.format)]
+        without = [
+            name
+            for name in names
+            if not _write(results, name, out, fmt=args.format, style_name=args.style)
+        ]
     except (ResultsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -47,12 +50,12 @@ def _default_folder(results: str) -> Path:
     return Path(results) / "figures"
 
 
-def _write(results: Results, name: str, out: Path, fmt: str) -> int:
+def _write(results: Results, name: str, out: Path, *, fmt: str, style_name: str) -> int:
     """Write all files of one figure; how many there are."""
     count = 0
-    for stem, figure in build_figures(results, name):
+    for stem, figure in build_figures(results, name, style_name=style_name):
         path = out / f"{stem}.{fmt}"
-        save(figure, path)
+        save(figure, path, style_name=style_name)
         print(path)
         count += 1
     return count
@@ -73,7 +76,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--style",
         choices=STYLES,
-        default="screen",
+        default=SCREEN,
         help="paper: serif letters and no titles, which a caption replaces",
     )
     parser.add_argument("--format", choices=FORMATS, default="png")

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import collapse, features, scores, thresholds
 from analysis.figures.differences import delta_figure
+from analysis.figures.drawing import SCREEN, style
 from analysis.tables.catalogue import build_tables
 from analysis.trials import bias_families
 from analysis.trials.cells import (
@@ -110,17 +111,29 @@ def needed_tables(names: Sequence[str] = NAMES) -> tuple[str, ...]:
     return tuple(dict.fromkeys(table for name in names for table in BY_NAME[name].tables))
 
 
-def build_figures(results: Results, name: int | str) -> Iterator[tuple[str, Figure]]:
+def build_figures(
+    results: Results, name: int | str, *, style_name: str = SCREEN
+) -> Iterator[tuple[str, Figure]]:
     """Each dataset's and network's figure with its file's stem, like `fig2_cifar10_resnet18`.
 
-    Args: `name` as in NAMES; results with the figure's `needed_tables`.
+    Args: `name` as in NAMES; results with the figure's `needed_tables`; one of `drawing.STYLES`.
     Only finished trials are drawn; titles say how many planned ones are not.
     Raises: ValueError for an unknown name; ResultsError if a trial's rows are missing.
     """
     if str(name) not in BY_NAME:
         raise ValueError(f"figure={name} is unknown; use one of {NAMES}")
-    drawn = BY_NAME[str(name)].draw(results)
-    return ((stem, figure) for stem, figure in drawn if figure is not None)
+    return _built(BY_NAME[str(name)].draw(results), style_name)
+
+
+def _built(drawn: Iterator[Named], style_name: str) -> Iterator[tuple[str, Figure]]:
+    while True:
+        with style(style_name):  # not around the yield: it is global, and the caller's code its own
+            found = next(drawn, None)
+        if found is None:
+            return
+        stem, figure = found
+        if figure is not None:
+            yield stem, figure
 
 
 def _named(trials: pd.DataFrame, cell_fields: Sequence[str]) -> Iterator[tuple[str, Block]]:

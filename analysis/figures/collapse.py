@@ -61,7 +61,8 @@ def _curves(cell: Cell, epochs: pd.DataFrame, metric: str) -> pd.DataFrame:
     ids = cell.trials.loc[cell.trials["status"] == FINISHED, "trial_id"]
     rows = epochs[epochs["trial_id"].isin(ids)]
     values = rows.pivot_table(index="epoch", columns="trial_id", values=metric)
-    return values.where(values > 0).dropna()  # a log axis has no place for zero
+    drawable = (values > 0) & np.isfinite(values)  # a log axis has no place for zero
+    return values.where(drawable).dropna()
 
 
 def _draw_band(ax: Axes, curves: pd.DataFrame, color: str, *, marker: str, dashed: bool) -> None:
@@ -94,9 +95,10 @@ def _draw_limit(ax: Axes, cell: Cell, color: str) -> None:
 
 def _finish_panel(ax: Axes, title: str) -> None:
     ax.set_title(title, fontsize=9)
-    ax.set_yscale("log")
-    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     tidy(ax)
+    if ax.has_data():
+        ax.set_yscale("log")
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def _loss_handle(loss: str) -> Line2D:

@@ -23,10 +23,21 @@ BLUE, VERMILLION, GREEN, ORANGE, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69
 LOSS_STYLE: dict[Any, Any] = {"ce": (BLUE, "D"), "bce": (VERMILLION, "o"), "": (GREEN, "s")}
 FONT_SIZE = 8
 _DPI = 200
-_SERIF = ["serif"]
-_PAPER = {"font.family": _SERIF, "font.serif": ["STIXGeneral"], "mathtext.fontset": "stix"}
-STYLES: dict[str, dict[Any, Any]] = {"screen": {}, "paper": _PAPER}
-_STYLE: dict[Any, Any] = {"svg.fonttype": "path", "pdf.fonttype": 42, "svg.hashsalt": "analysis"}
+SCREEN, PAPER = "screen", "paper"
+STYLES: dict[str, dict[Any, Any]] = {
+    SCREEN: {},
+    PAPER: {"font.family": ["serif"], "font.serif": ["STIXGeneral"], "mathtext.fontset": "stix"},
+}
+_FILES: dict[Any, Any] = {"svg.fonttype": "path", "pdf.fonttype": 42, "svg.hashsalt": "analysis"}
+
+
+@contextmanager
+def style(name: str) -> Iterator[None]:
+    """Matplotlib as it comes, in one of STYLES: nothing of the user's matplotlibrc is left."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update({**_FILES, **STYLES[name]})
+        yield
 
 
 def new_figure(
@@ -39,7 +50,9 @@ def new_figure(
 
 
 def tidy(ax: Axes) -> None:
-    """Small ticks, a light grid and no frame where there is no axis."""
+    """Small ticks, a light grid and no frame where there is no axis; a note if nothing is drawn."""
+    if not ax.has_data():
+        add_note(ax, "no values to draw")
     ax.tick_params(labelsize=FONT_SIZE, length=2.5, pad=2)
     ax.tick_params(which="minor", labelsize=FONT_SIZE - 2, length=1.5, pad=2)
     ax.xaxis.label.set_fontsize(FONT_SIZE)
@@ -47,6 +60,14 @@ def tidy(ax: Axes) -> None:
     ax.grid(axis="y", color="0.9", linewidth=0.5)
     ax.set_axisbelow(True)
     ax.spines[["top", "right"]].set_visible(False)
+
+
+def add_note(ax: Axes, text: str) -> None:
+    """Say in the middle of a panel why it is empty."""
+    ax.text(
+        0.5, 0.5, text, transform=ax.transAxes, ha="center", va="center", color="0.35",
+        fontsize=FONT_SIZE,
+    )  # fmt: skip
 
 
 def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
@@ -62,24 +83,20 @@ def add_legend(figure: Figure, handles: Sequence[Artist]) -> None:
     )
 
 
-@contextmanager
-def style(name: str) -> Iterator[None]:
-    """Build and save figures in one of STYLES."""
-    with mpl.rc_context(STYLES[name]):
-        yield
-
-
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: Path, *, style_name: str = SCREEN) -> None:
     """Write a figure, whole or not at all; the format is the path's suffix."""
-    write_bytes(path, as_bytes(figure, path.suffix[1:]))
+    write_bytes(path, as_bytes(figure, path.suffix[1:], style_name=style_name))
 
 
-def as_bytes(figure: Figure, fmt: str) -> bytes:
-    """A figure as png, svg or pdf. The same figure gives the same bytes."""
-    if mpl.rcParams["font.family"] == _SERIF:  # in print the caption says it
+def as_bytes(figure: Figure, fmt: str, *, style_name: str = SCREEN) -> bytes:
+    """A figure as png, svg or pdf. The same figure gives the same bytes.
+
+    Args: the style that it was built in; some of what it says is looked up as late as here.
+    """
+    if style_name == PAPER:  # in print the caption says it
         figure.suptitle("")
     buffer = io.BytesIO()
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
-    with mpl.rc_context(_STYLE):
+    with style(style_name):
         figure.savefig(buffer, format=fmt, dpi=_DPI, metadata=undated.get(fmt))
     return buffer.getvalue()

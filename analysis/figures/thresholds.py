@@ -20,7 +20,7 @@ from analysis.trials.load import Results
 CELL_FIELDS = ("optimizer", "augment", "loss")
 Array = NDArray[np.float64]
 KIND = "uniform"  # of the scores table
-_LEAST = 0.001  # of the samples: beyond, the axis would be empty
+_LEAST = 0.001  # of the samples: below, the axis would be empty
 
 
 def threshold_figure(block: Block, results: Results) -> Figure | None:
@@ -69,8 +69,10 @@ def curves(cell: Cell, scores: pd.DataFrame) -> list[tuple[Array, Array]]:
 
 def _draw(ax: Axes, threshold_T: Array, share_T: Array, loss: str) -> None:
     color, _ = LOSS_STYLE.get(loss, LOSS_STYLE[""])
-    shown_T = share_T >= _LEAST
-    ax.plot(threshold_T[shown_T], 100 * share_T[shown_T], color=color, linewidth=1.1)
+    visible_T = share_T >= _LEAST
+    if not visible_T.any():
+        return
+    ax.plot(threshold_T[visible_T], 100 * share_T[visible_T], color=color, linewidth=1.1)
     best = share_T.argmax()
     ax.plot(threshold_T[best], 100 * share_T[best], "o", color=color, markersize=3.5)
 
