@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -20,6 +21,7 @@ from analysis.store.schema import Status
 from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.run import checkpoint, provenance
+from trainers.run.compiling import again_if_cache_is_damaged
 from trainers.run.device import device_name, peak_memory_bytes
 from trainers.run.failures import Diverged, Ending, ending_of, own_code
 from trainers.run.memory import keep_freed_memory
@@ -64,10 +66,10 @@ def run_trial(
             return before
         attempt = _Attempt(config, store, ranks, before, check_lock, gpu_share)
         try:
-            attempt.restore()
-            attempt.write("running")
-            trainer = attempt.start(data_dir=data_dir, download=download, report=report)
-            attempt.run(trainer, report, should_stop)
+            train = partial(
+                attempt.train, report, should_stop, data_dir=data_dir, download=download
+            )
+            trainer = again_if_cache_is_damaged(train, ranks) if config.compile else train()
             if attempt.state.epoch < config.epochs:
                 attempt.write("running")
                 return ranks.from_main(attempt.row)
@@ -107,7 +109,7 @@ class _Attempt:
         self.check_lock = check_lock
         self.device = ranks.device
         self.state = checkpoint.State(config.trial_id)
-        self.started = time.perf_counter()
+        self.begun = self.started = time.perf_counter()
         started_at = before.get("started_at") if before else None
         attempts = before.get("attempts") if before else None
         self.row: TrialRow = {
@@ -121,9 +123,19 @@ class _Attempt:
         }
 
     def restore(self) -> None:
-        """Take up the newest checkpoint. Raises ValueError if it is not this trial's."""
+        """Take up the newest checkpoint that is whole."""
         self.state = checkpoint.load(self.store, self.config.trial_id)
-        self.started -= self.state.wall_s
+        self.started = self.begun - self.state.wall_s
+
+    def train(
+        self, report: Report, should_stop: Callable[[], bool], *, data_dir: Path, download: bool
+    ) -> Trainer:
+        """From the newest checkpoint to the last epoch, or until it is asked to stop."""
+        self.restore()
+        self.write("running")
+        trainer = self.start(data_dir=data_dir, download=download, report=report)
+        self.run(trainer, report, should_stop)
+        return trainer
 
     def start(self, *, data_dir: Path, download: bool, report: Report) -> Trainer:
         """Build what is trained, as it was after the last epoch in the checkpoint."""

@@ -28,6 +28,7 @@ from trainers.model.convolutions import lay_out_channels_last, slice_instead_of_
 from trainers.model.losses import feature_penalty
 from trainers.model.optim import build_optimizer, learning_rate
 from trainers.registry import LOSSES
+from trainers.run.compiling import compile_net
 from trainers.run.failures import Diverged
 from trainers.run.ranks import Ranks, synchronise_batch_norm, wrap
 
@@ -39,6 +40,13 @@ DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 _OF_CLASSIFIER = {metric.name for metric in (*WEIGHT_METRICS, *BIAS_METRICS)}
+
+
+def will_compile(config: TrialConfig, num_train: int) -> bool:
+    """Whether a trial that asks for it has steps enough to be worth compiling."""
+    each_pass = math.ceil(num_train / config.batch_size)
+    steps = config.epochs * config.passes_per_epoch * each_pass
+    return config.compile and steps >= COMPILE_FROM_STEPS
 
 
 class TrainedEpoch(TypedDict):
@@ -73,9 +81,8 @@ class Trainer:
         self.scores = ScoreHistogram(ranks.device)  # of the training set, filled when asked
         self.threshold_curve: list[tuple[float, int]] = []  # of the test set, likewise
         self._net = self._net_of_whole_batches = wrap(self.model, ranks)
-        if config.compile and self._steps >= COMPILE_FROM_STEPS:
-            torch.compiler.reset()  # what earlier trials of this process compiled
-            self._net_of_whole_batches = torch.compile(self._net, dynamic=False)
+        if will_compile(config, len(data.train)):
+            self._net_of_whole_batches = compile_net(self._net)
         self._loss = LOSSES[config.loss]
         self._lambdas = {name: getattr(config, name) for name in LAMBDAS}
 
@@ -162,13 +169,6 @@ class Trainer:
             )
         self.scaler.scale(objective * world_size).backward()
         return torch.stack([loss.detach(), objective.detach()])
-
-    @property
-    def _steps(self) -> int:
-        """Steps of the whole trial."""
-        config = self.config
-        each_pass = math.ceil(len(self.data.train) / config.batch_size)
-        return config.epochs * config.passes_per_epoch * each_pass
 
     @property
     def _whole_batch(self) -> int:
