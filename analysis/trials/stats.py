@@ -11,6 +11,8 @@ import numpy as np
 from scipy.stats import ttest_rel
 
 CONFIDENCE = 0.95
+# Of the largest value: what rounding alone makes of equal differences, like 0.9-0.8 and 0.8-0.7.
+_ROUNDING = 32 * np.finfo(np.float64).eps
 
 
 class Summary(NamedTuple):
@@ -25,7 +27,7 @@ class PairedSummary(NamedTuple):
     """Mean and sample standard deviation of n paired differences, and the paired t-test's p.
 
     `p` is two-sided, and from `low` to `high` is Student's 95 % confidence interval of the mean;
-    all NaN below two pairs and where all differences are equal.
+    all NaN below two pairs and where all differences are equal but for rounding.
     """
 
     mean: float
@@ -50,10 +52,11 @@ def paired_difference(
 ) -> PairedSummary:
     """The summary of minuend - subtrahend over the seeds (the keys) that both have."""
     common = sorted(minuend.keys() & subtrahend.keys())
-    mean, sd, n = summarize(minuend[seed] - subtrahend[seed] for seed in common)
-    if not (n > 1 and sd > 0):
+    pairs_2N = np.array([[side[seed] for seed in common] for side in (minuend, subtrahend)])
+    mean, sd, n = summarize(pairs_2N[0] - pairs_2N[1])
+    if not (n > 1 and sd > _ROUNDING * np.abs(pairs_2N).max()):
         return PairedSummary(mean, sd, n, math.nan, math.nan, math.nan)
-    test = ttest_rel([minuend[i] for i in common], [subtrahend[i] for i in common])
+    test = ttest_rel(*pairs_2N)
     low, high = test.confidence_interval(CONFIDENCE)
     return PairedSummary(mean, sd, n, float(test.pvalue), float(low), float(high))
 

@@ -77,6 +77,21 @@ def test_no_p_without_spread(values: dict[int, float]) -> None:
     assert all(math.isnan(value) for value in (found.p, found.low, found.high))
 
 
+def test_rounding_is_no_spread() -> None:
+    # One sample of 360 more at either seed; in floating point the two differences are not equal.
+    bce, ce = {0: 346 / 360, 1: 332 / 360}, {0: 345 / 360, 1: 331 / 360}
+    assert bce[0] - ce[0] != bce[1] - ce[1]
+    found = paired_difference(bce, ce)
+    assert found.mean == pytest.approx(1 / 360)
+    assert all(math.isnan(value) for value in (found.p, found.low, found.high))
+    assert paired_difference(bce, {**ce, 0: 344 / 360}).p == pytest.approx(1 - 2 * _angle(3))
+
+
+def _angle(t: float) -> float:
+    """Of Cauchy's distribution, which Student's is with one degree of freedom, as a share of pi."""
+    return math.atan(t) / math.pi
+
+
 def test_format() -> None:
     assert format_summary(Summary(0.93104, 0.00201, 3), 2, percent=True) == "93.10 ± 0.20"
     assert format_summary(Summary(0.5, math.nan, 1), 2) == "0.50"
