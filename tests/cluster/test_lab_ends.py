@@ -68,10 +68,11 @@ def test_a_lab_ends_with_its_tests(tmp_path: Path, ending: signal.Signals, momen
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:
-        ready = (tmp_path / "up").exists if moment == "up" else lambda: inhabitants(tests.pid)
-        wait_for(ready, "a machine", timeout_s=120)
-        there = inhabitants(tests.pid)
-        assert there
+        if moment == "up":
+            wait_for((tmp_path / "up").exists, "the machines", timeout_s=120)
+        # What sets a machine up is there for a moment: one reading is both the sign and the list.
+        there: list[int] = []
+        wait_for(lambda: there.extend(inhabitants(tests.pid)) or there, "a process", timeout_s=120)
         os.killpg(tests.pid, ending)
         tests.wait(timeout=60)
         wait_for(lambda: not spaces(tests.pid), "the end of the network", timeout_s=30)
@@ -79,3 +80,4 @@ def test_a_lab_ends_with_its_tests(tmp_path: Path, ending: signal.Signals, momen
     finally:
         if tests.poll() is None:
             os.killpg(tests.pid, signal.SIGKILL)
+            tests.wait()
