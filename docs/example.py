@@ -10,7 +10,7 @@ import sys
 from analysis import load_results
 from analysis.tables.catalogue import build_table
 from analysis.theory.minima import minimum
-from analysis.trials.cells import measured_trials
+from analysis.trials.measured import measured_trials
 from analysis.trials.stats import paired_difference
 
 results = load_results(sys.argv[1] if len(sys.argv) > 1 else "results")

@@ -31,12 +31,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "trainers.registry": (STORE,),
     "trainers.recipes": (),
     "trainers.names": (STORE, "trainers.registry", "trainers.recipes"),
-    "trainers.datasets": (STORE, "trainers.registry"),
+    "trainers.image_folder": (STORE,),
+    "trainers.datasets": (STORE, "trainers.registry", "trainers.image_folder"),
     "trainers.config": (
         STORE, "trainers.registry", "trainers.recipes", "trainers.names", "trainers.datasets",
     ),
     "trainers.metrics": (STORE,),
-    "trainers.data": (STORE, "trainers.datasets", "trainers.config"),
+    "trainers.data": (STORE, "trainers.image_folder", "trainers.datasets", "trainers.config"),
     "trainers.model": (
         STORE, "trainers.registry", "trainers.recipes", "trainers.datasets", "trainers.config",
     ),

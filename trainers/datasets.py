@@ -6,21 +6,17 @@ Facts cost no import of torch.
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from os import cpu_count
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.store.errors import InputError
+from trainers.image_folder import Samples, decode, list_folder
 from trainers.registry import Registry, unknown
-
-if TYPE_CHECKING:
-    from torchvision.datasets import ImageFolder
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -84,6 +80,9 @@ class Dataset:
     read: Reader | None = None
     make: Maker | None = None
     folder: str | None = None  # where its files lie in the data folder; None: it has no files
+    notes: Callable[[Path], list[str]] | None = (
+        None  # what of its files in a data folder isn't read
+    )
 
     @property
     def channels(self) -> int:
@@ -114,8 +113,17 @@ def register_dataset(
     """Decorator for a reader `f(data_dir, download) -> Splits`.
 
     Args: `image_size` is the side in pixels that images are resized to unless a study says
-    otherwise; `mean` and `std` are per channel, of pixels scaled to [0, 1].
+    otherwise; `mean` and `std` are per channel, of pixels scaled to [0, 1]. Raises InputError for
+    facts that no images have.
     """
+    of_pixels = len(mean) == len(std) > 0 and all(
+        0 <= m <= 1 and 0 < s <= 1 for m, s in zip(mean, std, strict=True)
+    )
+    if not of_pixels or num_classes < 2 or image_size < 1:
+        raise InputError(
+            f"dataset {name!r} can't have {num_classes=}, {image_size=}, {mean=}, {std=}: mean and "
+            "std are a number per channel, of pixels scaled to [0, 1], and std is above 0"
+        )
 
     def add(read: Reader) -> Reader:
         DATASETS.register(name)(
@@ -153,14 +161,28 @@ def digits(data_dir: Path, download: bool) -> Splits:
     return Splits(images[:cut], labels[:cut], images[cut:], labels[cut:])
 
 
+# Of torchvision's classes: images of the training and the test split.
+SIZES: Final = {
+    "MNIST": (60_000, 10_000),
+    "FashionMNIST": (60_000, 10_000),
+    "CIFAR10": (50_000, 10_000),
+    "CIFAR100": (50_000, 10_000),
+}
+
+
 def _torchvision(name: str, folder: str, data_dir: Path, download: bool) -> Splits:
     from torchvision import datasets
 
     def read(train: bool) -> tuple[Images, Labels]:
         split = getattr(datasets, name)(data_dir, train, download=download)
         images, labels = np.asarray(split.data), np.asarray(split.targets, np.int64)
-        if not 0 < len(images) == len(labels):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels")
+        expected = SIZES[name][0 if train else 1]
+        if not expected == len(images) == len(labels):
+            split_name = "training" if train else "test"
+            raise ValueError(
+                f"{len(images)} images and {len(labels)} labels in its {split_name} split, not "
+                f"{expected} of both"
+            )
         if images.ndim == 3:  # Paper: grey images are converted to 3 channels.
             images = np.repeat(images[..., None], 3, axis=-1)
         return images, labels
@@ -271,44 +293,21 @@ def _image_folder(name: str) -> Dataset:
         std=(0.229, 0.224, 0.225),
         make=partial(_from_folder, name),
         folder=name,
+        notes=partial(_notes_of_folder, name),
     )
 
 
 def _from_folder(name: str, wanted: Wanted) -> tuple[Pending, Pending]:
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import CenterCrop, Compose, Resize
-
-    root, side = wanted.data_dir / name, wanted.image_size
-    tests = (root / name for name in ("test", "val"))
-    test_folder = next(filter(Path.is_dir, tests), root / "test")
-    fit = Compose([Resize(side), CenterCrop(side)])  # of the shorter side, and of the middle
-    try:
-        train, test = ImageFolder(root / "train", fit), ImageFolder(test_folder, fit)
-    except OSError as error:
-        raise InputError(
-            f"{FOLDER}{name} can't be read ({_reason(error)}); put images in "
-            f"{root / 'train'}/CLASS/ and {root / 'test'}/CLASS/"
-        ) from error
-    if strange := sorted({*train.classes} ^ {*test.classes}):
-        raise InputError(
-            f"{FOLDER}{name} has class {strange[0]!r} in only one of {root / 'train'} and "
-            f"{test_folder}; both need a folder for every class"
-        )
-    return _to_decode(train, side), _to_decode(test, side)
+    found = list_folder(wanted.data_dir / name, FOLDER + name)
+    return _to_decode(found.train, wanted.image_size), _to_decode(found.test, wanted.image_size)
 
 
-def _to_decode(folder: "ImageFolder", side: int) -> Pending:
-    def image(index: int) -> Images:
-        try:
-            return np.asarray(folder[index][0])
-        except Exception as error:  # a damaged image raises nearly anything, after its format
-            raise InputError(
-                f"image {folder.samples[index][0]} can't be decoded ({_reason(error)}); "
-                "correct or remove it"
-            ) from error
-
+def _to_decode(samples: Samples, side: int) -> Pending:
     def block(start: int, stop: int) -> Images:
-        with ThreadPoolExecutor(cpu_count()) as pool:
-            return np.stack([*pool.map(image, range(start, stop))])
+        return decode(samples.paths[start:stop], side)
 
-    return Pending(np.asarray(folder.targets, np.int64), (side, side, 3), block)
+    return Pending(samples.labels, (side, side, 3), block)
+
+
+def _notes_of_folder(name: str, data_dir: Path) -> list[str]:
+    return list_folder(data_dir / name, FOLDER + name).notes(FOLDER + name)

@@ -14,15 +14,14 @@ from analysis.figures.drawing import SCREEN, style
 from analysis.tables.catalogue import build_tables
 from analysis.trials import bias_families
 from analysis.trials.cells import (
-    FINISHED,
     Block,
     blocks,
     classification_trials,
     collapse_trials,
-    measured_trials,
     theory_trials,
 )
 from analysis.trials.load import Results
+from analysis.trials.measured import FINISHED, measured_trials
 
 Named = tuple[str, Figure | None]  # the stem of a file, and what is in it, if anything is
 

@@ -14,8 +14,9 @@ from analysis.figures.drawing import LOSS_STYLE, add_legend, new_figure, tidy
 from analysis.paper import published
 from analysis.tables.names import loss_name, optimizer_name
 from analysis.theory.setting import setting_of
-from analysis.trials.cells import FINISHED, Block, Cell, in_order, theory_trials
+from analysis.trials.cells import Block, Cell, in_order, theory_trials
 from analysis.trials.load import Results
+from analysis.trials.measured import FINISHED
 
 CELL_FIELDS = ("optimizer", "loss")
 _PANELS = {f"nc{i}_train": rf"$\mathcal{{NC}}_{i}$" for i in (1, 2, 3)}

@@ -16,8 +16,9 @@ from sklearn.manifold import TSNE
 from analysis.figures.drawing import add_note, new_figure
 from analysis.paper import published
 from analysis.tables.names import AUGMENT_NAMES, loss_name, optimizer_name
-from analysis.trials.cells import FINISHED, Block, in_order
+from analysis.trials.cells import Block, in_order
 from analysis.trials.load import Results
+from analysis.trials.measured import FINISHED
 
 CELL_FIELDS = ("optimizer", "augment", "loss")
 Array = NDArray[np.float64]

@@ -18,9 +18,10 @@ from analysis.tables.names import loss_name, optimizer_name
 from analysis.theory.minima import Minimum, theorem2_holds
 from analysis.theory.setting import Setting, setting_of
 from analysis.trials.bias_families import CELL_FIELDS, Family, axis_text, families
-from analysis.trials.cells import FINISHED, Block, Cell, in_order
+from analysis.trials.cells import Block, Cell, in_order
 from analysis.trials.histograms import Histogram, pooled
 from analysis.trials.load import Results
+from analysis.trials.measured import FINISHED
 
 _KINDS = {"positive": GREEN, "negative": PURPLE, "bias": ORANGE}
 _LABELS = {

@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from analysis.figures.drawing import LOSS_STYLE, add_legend, new_figure, tidy
 from analysis.paper import published
 from analysis.tables.names import AUGMENT_NAMES, loss_name, optimizer_name
-from analysis.trials.cells import FINISHED, Block, Cell, in_order
+from analysis.trials.cells import Block, Cell, in_order
 from analysis.trials.load import Results
+from analysis.trials.measured import FINISHED
 
 CELL_FIELDS = ("optimizer", "augment", "loss")
 Array = NDArray[np.float64]

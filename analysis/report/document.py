@@ -23,9 +23,9 @@ from analysis.store.schema import STATUSES
 from analysis.tables.catalogue import build_tables
 from analysis.tables.render import Table, html_page
 from analysis.tables.theory import build_theory_table
-from analysis.trials.cells import FINISHED, NOT_STARTED, measured_trials
 from analysis.trials.gaps import commands
 from analysis.trials.load import Results
+from analysis.trials.measured import FINISHED, NOT_STARTED, measured_trials
 
 _MOST_FAILURES = 200  # listed one by one
 _BADGES = {

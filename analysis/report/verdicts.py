@@ -16,17 +16,16 @@ from analysis.paper import published
 from analysis.tables.render import Table
 from analysis.theory.setting import NEAR, at_minimum, setting_of
 from analysis.trials.cells import (
-    FINISHED,
     UFM,
     Block,
     blocks,
     classification_trials,
     collapse_trials,
-    measured_trials,
     network_trials,
     theory_trials,
 )
 from analysis.trials.load import Results
+from analysis.trials.measured import FINISHED, measured_trials
 from analysis.trials.stats import PairedSummary, format_number, paired_difference
 
 HOLDS, FAILS, OPEN, UNTESTED = "holds", "does not hold", "open", "not tested"

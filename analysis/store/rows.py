@@ -68,6 +68,7 @@ class TrialRow(ConfigRow, total=False):
     num_features: int | None
     num_train: int | None
     num_test: int | None
+    data_fingerprint: str | None
     version_package: str | None
     version_torch: str | None
     version_timm: str | None

@@ -141,6 +141,12 @@ TRIALS: Final = _schema(
     _field("num_features", pa.int32(), "features", "d"),
     _field("num_train", pa.int32(), "samples", "of the training set"),
     _field("num_test", pa.int32(), "samples", "of the test set; 0: the model has none"),
+    _field(
+        "data_fingerprint",
+        pa.string(),
+        "",
+        "16 hex digits over all images and labels as they were decoded; null: no images",
+    ),
     _field("version_package", pa.string(), "", "of this package"),
     _field("version_torch", pa.string(), "", "of PyTorch"),
     _field("version_timm", pa.string(), "", "of timm"),

@@ -18,14 +18,9 @@ from analysis.tables.by_axes import DEFAULT_METRICS, custom_table
 from analysis.tables.catalogue import EPOCH_COLUMNS, NAMES, build_tables, with_notes
 from analysis.tables.render import EXTENSIONS, Table, render_tables
 from analysis.tables.trace import trace_table
-from analysis.trials.cells import (
-    LAST,
-    SELECTIONS,
-    left_out_trials,
-    measured_trials,
-)
 from analysis.trials.gaps import refuse_gaps
 from analysis.trials.load import Results, load_results
+from analysis.trials.measured import LAST, SELECTIONS, left_out_trials, measured_trials
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,7 +57,7 @@ def _wanted(results: Results, args: argparse.Namespace) -> list[Table]:
     if not args.allow_partial:
         refuse_gaps(trials, f"the table by {', '.join(args.by)}")
     table = custom_table(trials, args.by, args.metric or DEFAULT_METRICS)
-    return [with_notes(table, left_out_trials(results), args.select)]
+    return [with_notes(table, trials, left_out_trials(results), args.select)]
 
 
 def _emit(tables: Sequence[Table], fmt: str, out: Path | None) -> None:

@@ -20,7 +20,7 @@ DEFAULT_METRICS = ("accuracy_test", "uniform_accuracy_test")
 def custom_table(trials: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]) -> Table:
     """A row for each combination of the fields `by`, a column for each metric.
 
-    Args: trials as `cells.measured_trials` has them; config fields; columns of the epochs table.
+    Args: trials as `measured.measured_trials` has them; config fields; columns of the epochs table.
     Raises: ResultsError for an unknown name, or if trials of a row differ in more than their seed.
     """
     for name in by:

@@ -14,17 +14,17 @@ from analysis.tables.paper_table import PaperTable
 from analysis.tables.render import Table
 from analysis.tables.scores import score_table
 from analysis.trials.bias_families import BIAS_DECAY, BIAS_INIT
-from analysis.trials.cells import (
+from analysis.trials.cells import classification_trials, collapse_trials
+from analysis.trials.gaps import refuse_gaps
+from analysis.trials.load import Results
+from analysis.trials.measured import (
     BEST,
     FINISHED,
     LAST,
-    classification_trials,
-    collapse_trials,
+    data_notes,
     left_out_trials,
     measured_trials,
 )
-from analysis.trials.gaps import refuse_gaps
-from analysis.trials.load import Results
 
 _S_POS = Quantity("s_pos", "s_pos", "s_pos_mean_train", 2, spread_column="s_pos_std_train")
 _S_NEG = Quantity("s_neg", "s_neg", "s_neg_mean_train", 2, spread_column="s_neg_std_train")
@@ -118,7 +118,7 @@ def build_table(
 
     Args: `name` as in NAMES; `compare` sets the published values (or the theory's) beside ours;
         `allow_partial` prints a dash in a cell that lacks trials, instead of refusing; `select` as
-        for `cells.measured_trials`.
+        for `measured.measured_trials`.
     Raises: GapError listing the trials that are missing; ValueError for an unknown table.
     """
     return build_tables(
@@ -169,7 +169,8 @@ def _built(
 ) -> Table:
     if trials.empty:
         return _empty(results, table)
-    return with_notes(table.build(table, trials, compare=compare), table.select(left_out), select)
+    built = table.build(table, trials, compare=compare)
+    return with_notes(built, trials, table.select(left_out), select)
 
 
 def _empty(results: Results, table: PaperTable) -> Table:
@@ -178,9 +179,12 @@ def _empty(results: Results, table: PaperTable) -> Table:
     return Table(table.file_name, table.title, (), (), (note,), ())
 
 
-def with_notes(table: Table, left_out: pd.DataFrame, select: str) -> Table:
-    """The table with what its reader must know of the epochs that count, and of trials left out."""
+def with_notes(table: Table, trials: pd.DataFrame, left_out: pd.DataFrame, select: str) -> Table:
+    """The table with what its reader must know: of the epochs that count, of trials left out, and
+    of data that changed between its trials.
+    """
     notes = [_BEST_NOTE] if select == BEST else []
+    notes += data_notes(trials)
     if not left_out.empty:
         ids = ", ".join(sorted(left_out["trial_id"]))
         notes += [f"{len(left_out)} unfinished trials that are in no study are left out: {ids}"]

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from analysis.paper.published import Published
 from analysis.tables.render import Record, Table
-from analysis.trials.cells import FINISHED, Cell
+from analysis.trials.cells import Cell
+from analysis.trials.measured import FINISHED
 from analysis.trials.stats import (
     format_number,
     format_paired,

@@ -26,7 +26,7 @@ class PaperTable:
     title: str
     study: str  # that runs its trials
     quantities: tuple[Quantity, ...]
-    select: Callable[[pd.DataFrame], pd.DataFrame]  # its trials of `cells.measured_trials`
+    select: Callable[[pd.DataFrame], pd.DataFrame]  # its trials of `measured.measured_trials`
     build: Builder
 
     @property

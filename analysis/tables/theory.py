@@ -22,8 +22,9 @@ from analysis.theory.minima import (
 )
 from analysis.theory.setting import Setting, setting_of
 from analysis.trials.bias_families import axis_text
-from analysis.trials.cells import Block, Cell, blocks, measured_trials, theory_trials
+from analysis.trials.cells import Block, Cell, blocks, theory_trials
 from analysis.trials.load import Results
+from analysis.trials.measured import measured_trials
 from analysis.trials.stats import format_number
 
 TITLE = "Theory. Measured values beside the minimum of Eq. (3) and the point of Theorem 2"

@@ -6,8 +6,9 @@ import pandas as pd
 
 from analysis.tables.entries import OURS
 from analysis.tables.render import Record, Table
-from analysis.trials.cells import NOT_STARTED, config_text
+from analysis.trials.cells import config_text
 from analysis.trials.load import Results
+from analysis.trials.measured import NOT_STARTED
 
 _FIELDS = (
     "seed", "status", "epochs_done", "git_commit", "version_package", "version_torch",

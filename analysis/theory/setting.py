@@ -16,7 +16,8 @@ from analysis.theory.minima import (
 )
 from analysis.theory.numeric import numeric_minimum
 from analysis.trials.bias_families import axis_text
-from analysis.trials.cells import FINISHED, UFM, theory_trials
+from analysis.trials.cells import UFM, theory_trials
+from analysis.trials.measured import FINISHED
 
 
 @dataclass(frozen=True)

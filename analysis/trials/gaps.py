@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from analysis.store.errors import GapError
-from analysis.trials.cells import FINISHED
+from analysis.trials.measured import FINISHED
 
 _CONFIG = ("dataset", "model", "loss", "optimizer", "augment", "seed")
 _MOST_LINES = 200
@@ -14,7 +14,7 @@ _RERUN = ("failed", "diverged")
 
 
 def refuse_gaps(trials: pd.DataFrame, what: str) -> None:
-    """Raise GapError if one of these trials, as `cells.measured_trials` has them, isn't finished.
+    """Raise GapError if one of these trials, as `measured.measured_trials` has them, is not done.
 
     Args: `what` names in the message what is made of the trials, like `Table 1`.
     """

@@ -38,7 +38,8 @@ KIND: Final = (
 )
 COLUMNS: Final = (
     "trial_id", "status", "reason", "failure", "gpu_share", "attempts", "epochs_done", "train_s",
-    "eval_s", "peak_memory_bytes", "device", "world_size", *KIND,
+    "eval_s", "peak_memory_bytes", "device", "world_size", "data_fingerprint",
+    *KIND,
 )  # fmt: skip
 Kind = tuple[Any, ...]
 

@@ -140,5 +140,16 @@ def check_plan(plan: Plan, where: Where) -> list[str]:
     for i in plan.to_do:
         if (workers := plan.requests[i].workers) != AUTO:
             check_workers(plan.trials[i], workers)
-    configs = [plan.trials[i] for i in plan.to_do]
-    return check_trials(configs, data_dir=where.data_dir.resolve(), download=where.download)
+    return check_trials(
+        [plan.trials[i] for i in plan.to_do],
+        data_dir=where.data_dir.resolve(),
+        download=where.download,
+        trained=_trained(plan),
+    )
+
+
+def _trained(plan: Plan) -> list[tuple[TrialConfig, str]]:
+    """Trials of the plan that need not run, and the fingerprints of what they were trained on."""
+    done = {*plan.trials} - {*plan.to_do}
+    rows = ((i, plan.ledger.rows[i]["data_fingerprint"]) for i in done if i in plan.ledger.rows)
+    return [(plan.trials[i], fingerprint) for i, fingerprint in rows if fingerprint]

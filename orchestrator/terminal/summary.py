@@ -126,7 +126,7 @@ def _write_analysis(store: ResultStore, console: Console) -> dict[str, str]:
 
 def _agreement(results: "Results") -> str:
     from analysis.theory.setting import at_minimum
-    from analysis.trials.cells import measured_trials
+    from analysis.trials.measured import measured_trials
 
     there, trials = at_minimum(measured_trials(results))
     if not trials:

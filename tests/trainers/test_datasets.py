@@ -22,7 +22,7 @@ from analysis.store.errors import InputError
 from trainers.config import TrialConfig
 from trainers.data import splits as data_module
 from trainers.data.splits import Data, check_data, load_data
-from trainers.datasets import DATASETS, find_dataset
+from trainers.datasets import DATASETS, SIZES, find_dataset
 
 Tiny = Callable[..., TrialConfig]
 COUNTS = {"train": 20, "t10k": 10}
@@ -36,6 +36,16 @@ COLOUR = RNG.integers(256, size=(10, 3, 32, 32), dtype=np.uint8)
 def _forget() -> None:
     """Each test as in a new process."""
     data_module._stored.cache_clear()
+
+
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written here is all that there is of each dataset."""
+    grey, colour = (COUNTS["train"], COUNTS["t10k"]), len(COLOUR)
+    for name in ("MNIST", "FashionMNIST"):
+        monkeypatch.setitem(SIZES, name, grey)
+    monkeypatch.setitem(SIZES, "CIFAR10", (5 * colour, colour))
+    monkeypatch.setitem(SIZES, "CIFAR100", (colour, colour))
 
 
 def load(config: TrialConfig, data_dir: Path, *, download: bool = False) -> Data:
@@ -77,6 +87,7 @@ def write_cifar(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Pat
     return base
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("name", "folder"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")]
 )
@@ -96,6 +107,7 @@ def test_mnist_format(tmp_path: Path, tiny: Tiny, name: str, folder: str) -> Non
     assert len(list((tmp_path / "cache").glob(f"{name}-*px.*"))) == 4
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("name", "theirs", "files"), [("cifar10", "CIFAR10", 5), ("cifar100", "CIFAR100", 1)]
 )
@@ -103,7 +115,7 @@ def test_cifar_format(
     tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str, theirs: str, files: int
 ) -> None:
     base = write_cifar(tmp_path, theirs, monkeypatch)
-    config = tiny(dataset=name, samples_per_class=None)
+    config = tiny(dataset=name, samples_per_class=None, num_classes=10)
     data = load(config, tmp_path)
     assert data.test
     assert data.train.labels.tolist() == [*range(10)] * files
@@ -148,6 +160,12 @@ def test_missing_data_without_download_is_one_line(tmp_path: Path, tiny: Tiny, n
     assert list(tmp_path.iterdir()) == []
 
 
+def test_part_of_a_dataset_is_not_taken_for_it(tmp_path: Path, tiny: Tiny) -> None:
+    write_mnist(tmp_path, "MNIST")
+    with pytest.raises(InputError, match=r"\(20 images and 20 labels in its training split, not 6"):
+        load(tiny(dataset="mnist"), tmp_path)
+
+
 def cut(path: Path, keep: int) -> None:
     path.write_bytes(path.read_bytes()[:keep])
 
@@ -156,6 +174,7 @@ def fewer_labels(path: Path) -> None:
     path.write_bytes(struct.pack(">ii", 2049, 19) + bytes(19))
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(
     ("file", "damage", "reason"),
     [
@@ -203,6 +222,7 @@ def mirror(tmp_path: Path) -> Iterator[tuple[Path, str]]:
         thread.join()
 
 
+@pytest.mark.usefixtures("few")
 def test_downloads_are_checked_and_fetched_anew(
     tmp_path: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch, mirror: tuple[Path, str]
 ) -> None:
@@ -311,7 +331,7 @@ def test_wrong_image_folders_are_one_line(pets: Path, tiny: Tiny) -> None:
     shutil.rmtree(pets / "val" / "cat")
     refused("folder/pets has class 'cat' in only one of")
     (pets / "val" / "cat").mkdir()
-    refused("no valid file for the classes cat")
+    refused(f"{pets / 'val' / 'cat'} has no images; put some there, in files that end in .bmp")
 
 
 @pytest.mark.parametrize("name", ["", "..", "../pets", "a/../../b", "/etc", "."])

@@ -22,8 +22,9 @@ from pyarrow import fs
 from analysis.store.files import PART_SUFFIX, whole_file
 from analysis.store.locks import lock
 from trainers.datasets import Pending
+from trainers.image_folder import walk_once
 
-VERSION: Final = 1  # raised when the same files are decoded otherwise, or written otherwise
+VERSION: Final = 2  # raised when the same files are decoded otherwise, or written otherwise
 HEADER_BYTES: Final = 4096  # a page, so that images begin on one
 
 
@@ -32,6 +33,7 @@ class Stored(NamedTuple):
 
     images: NDArray[np.uint8]  # (N, H, W, C)
     labels: NDArray[np.int64]  # (N,)
+    crc32: int  # of shape, images and labels
 
 
 Decode = Callable[[], tuple[Pending, Pending]]
@@ -46,7 +48,7 @@ def in_memory(split: Pending) -> Stored:
     images = np.empty((len(split.labels), *split.image_shape), np.uint8)
     for where, block in split.blocks():
         images[where] = block
-    return Stored(images, split.labels)
+    return Stored(images, split.labels, _crc32(images, split.labels))
 
 
 def load(
@@ -83,10 +85,10 @@ def load(
 def fingerprint(source: Path) -> str:
     """Ten hex digits of the names, sizes and modification times of all files under `source`."""
     files = []
-    for folder, _, names in os.walk(source, followlinks=True):
+    for folder, names in walk_once(source) if source.is_dir() else ():
         for name in names:
             if not name.endswith(".gz"):  # archives come and go beside what was extracted from them
-                path = Path(folder, name)
+                path = folder / name
                 files.append([str(path.relative_to(source)), *_size_and_time(path)])
     text = json.dumps([VERSION, sorted(files)])
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:10]
@@ -171,6 +173,12 @@ def read(path: Path) -> Stored:
         images = np.memmap(file, np.uint8, "c", HEADER_BYTES, shape)
         file.seek(labels_at)
         labels = np.fromfile(file, "<i8")
-    if zlib.crc32(labels.data, zlib.crc32(images.data, _shape_crc(shape))) != expected:
+    if _crc32(images, labels) != expected:
         raise DamagedError(f"cache {path} is damaged (checksum)")
-    return Stored(images, labels.astype(np.int64))
+    return Stored(images, labels.astype(np.int64), expected)
+
+
+def _crc32(images: NDArray[np.uint8], labels: NDArray[np.int64]) -> int:
+    """What `write` makes of a split, block by block."""
+    crc = zlib.crc32(images.data, _shape_crc(images.shape))
+    return zlib.crc32(np.ascontiguousarray(labels, "<i8").data, crc)

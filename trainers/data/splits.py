@@ -3,6 +3,8 @@
 How they become batches is in `batches.py`.
 """
 
+import traceback
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,16 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from analysis.store.errors import InputError
+from analysis.store.errors import InputError, one_line
 from trainers.config import TrialConfig
 from trainers.data import cache
 from trainers.data.augment import crop_padding
 from trainers.data.cache import Stored
-from trainers.datasets import Dataset, Images, Labels, Pending, Wanted, find_dataset
+from trainers.datasets import Dataset, Images, Labels, Pending, Splits, Wanted, find_dataset
 
 EVAL_BATCH: Final = 512  # samples
 EVAL_PIXELS: Final = 2**16  # in a batch on a CPU: what a layer makes of more leaves its caches
 CACHE: Final = "cache"  # a folder in the data folder
+ROUNDING: Final = 0.05  # of an imbalance, by whole samples, that nobody need know of
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Data:
     test: Split | None
     mean: Tensor  # (C,), of pixels from 0 to 255
     std: Tensor
+    fingerprint: str | None = None  # of all images and labels that it was taken from
 
     def prepare(self, inputs: Tensor) -> Tensor:
         """Images (B, H, W, C) uint8 to normalised (B, C, H, W), channels_last; indices as is."""
@@ -75,11 +79,12 @@ def load_data(config: TrialConfig, *, data_dir: Path, download: bool, device: to
     facts = find_dataset(config.dataset)
     assert config.num_classes is not None
     if not facts.has_images:
-        labels = np.arange(config.num_classes).repeat(config.samples_per_class or 0)
+        labels = _labels_alone(config)
+        _check(config, labels, labels, data_dir)
         nothing = torch.zeros(0)
         return Data(_indices(config, labels, device), None, nothing, nothing)
     train, test = _read(config, data_dir, download)
-    _check(config, train.labels, data_dir)
+    _check(config, train.labels, test.labels, data_dir)
     ufm = config.model == "ufm"
     kept = _kept(config, train.labels)
     return Data(
@@ -87,29 +92,64 @@ def load_data(config: TrialConfig, *, data_dir: Path, download: bool, device: to
         None if ufm else _take(config, test, test.labels < config.num_classes, device),
         255 * torch.tensor(facts.mean, device=device),
         255 * torch.tensor(facts.std, device=device),
+        _fingerprint(train, test),
     )
 
 
-def check_data(configs: Iterable[TrialConfig], *, data_dir: Path, download: bool) -> None:
+def check_data(
+    configs: Iterable[TrialConfig],
+    *,
+    data_dir: Path,
+    download: bool,
+    trained: Iterable[tuple[TrialConfig, str]] = (),
+) -> list[str]:
     """Fetch and cache what these trials need, each dataset once, before many workers do.
 
+    Args: `trained` are trials that ran before, and the fingerprints of their data.
     Raises InputError if a dataset can't be read or hasn't the classes or samples that are asked of
-    it. What is made from nothing is not looked at.
+    it. What is made from nothing is not made. Returns what a user had better know, a line each.
     """
-    needs = {}
-    for config in configs:
-        key = (
-            config.dataset,
-            config.image_size or 0,
-            config.num_classes or 0,
-            config.samples_per_class or 0,
-        )
-        needs[key] = config
+    before: dict[tuple[str, int], Counter[str]] = defaultdict(Counter)
+    for config, fingerprint in trained:
+        before[_source(config)][fingerprint] += 1
+    needs = {(*_source(c), *_taken(c)): c for c in configs}
+    notes: list[str] = []
     for _, config in sorted(needs.items()):  # so that equal images follow one another
         facts = find_dataset(config.dataset)
-        if facts.read is not None or facts.folder is not None:
-            train, _ = _read(config, data_dir, download)
-            _check(config, train.labels, data_dir)
+        if facts.read is None and facts.folder is None:
+            labels = _labels_alone(config)
+            notes += _check(config, labels, labels, data_dir)
+            continue
+        train, test = _read(config, data_dir, download)
+        notes += _check(config, train.labels, test.labels, data_dir)
+        notes += facts.notes(data_dir) if facts.notes else []
+        changed = (
+            before[_source(config)].total() - before[_source(config)][_fingerprint(train, test)]
+        )
+        if changed:
+            notes.append(
+                f"{config.dataset} has changed: {changed:,} trials that ran before saw other data; "
+                "--rerun all runs them again"
+            )
+    return list(dict.fromkeys(notes))
+
+
+def _source(config: TrialConfig) -> tuple[str, int]:
+    """What the images that are decoded depend on, where they aren't made for the trial."""
+    return config.dataset, config.image_size or 0
+
+
+def _taken(config: TrialConfig) -> tuple[int, int, float]:
+    return config.num_classes or 0, config.samples_per_class or 0, config.imbalance or 0.0
+
+
+def _fingerprint(train: Stored, test: Stored) -> str:
+    return f"{train.crc32:08x}{test.crc32:08x}"
+
+
+def _labels_alone(config: TrialConfig) -> Labels:
+    """Those of a training set that is made, in some order."""
+    return np.arange(config.num_classes or 0).repeat(config.samples_per_class or 0)
 
 
 def _read(config: TrialConfig, data_dir: Path, download: bool) -> tuple[Stored, Stored]:
@@ -150,18 +190,37 @@ def _decode(name: str, facts: Dataset, wanted: Wanted, download: bool) -> tuple[
     if facts.make is not None:
         return facts.make(wanted)
     assert facts.read is not None
-    splits = facts.read(wanted.data_dir, download)
+    try:
+        given = facts.read(wanted.data_dir, download)
+    except (InputError, OSError):
+        raise
+    except Exception as error:  # the user's code can raise anything
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise InputError(
+            f"the reader of {name} failed ({one_line(error)}, at {where.filename}:{where.lineno})"
+        ) from error
+    if not isinstance(given, tuple | list) or len(given) != 4:
+        raise InputError(
+            f"the reader of {name} gave {type(given).__name__}; it has to give four arrays: "
+            f"{', '.join(Splits._fields)}"
+        )
+    train, test = given[:2], given[2:]
     side = wanted.image_size
-    return _fit(name, facts, *splits[:2], side), _fit(name, facts, *splits[2:], side)
+    return _fit(name, facts, *train, side), _fit(name, facts, *test, side)
 
 
 def _fit(name: str, facts: Dataset, images: Images, labels: Labels, side: int) -> Pending:
-    images, labels = np.asarray(images), np.asarray(labels)
-    is_image = images.dtype == np.uint8 and images.ndim == 4 and len(images) > 0
-    if not is_image or images.shape[3] != facts.channels or labels.shape != images.shape[:1]:
+    try:
+        images, labels = np.asarray(images), np.asarray(labels)
+    except ValueError as error:  # lists of several lengths
+        raise InputError(f"the reader of {name} gave no arrays ({one_line(error)})") from error
+    is_image = images.dtype == np.uint8 and images.ndim == 4 and images.size > 0
+    is_label = labels.dtype.kind in "iu" and labels.shape == images.shape[:1]
+    if not (is_image and is_label and images.shape[3] == facts.channels):
         raise InputError(
-            f"the reader of {name} gave {images.dtype} images {images.shape} and labels "
-            f"{labels.shape}; it has to give uint8 (N, H, W, {facts.channels}) and (N,)"
+            f"the reader of {name} gave {images.dtype} images {images.shape} and {labels.dtype} "
+            f"labels {labels.shape}; it has to give uint8 (N, H, W, {facts.channels}) and whole "
+            "numbers (N,)"
         )
     if labels.min() < 0 or labels.max() >= facts.most_classes:
         raise InputError(
@@ -178,7 +237,8 @@ def _fit(name: str, facts: Dataset, images: Images, labels: Labels, side: int) -
 def _resized(images: Images, side: int) -> Images:
     if images.shape[1:3] == (side, side):
         return images
-    channels_first = torch.from_numpy(images).permute(0, 3, 1, 2)
+    contiguous = np.ascontiguousarray(images)  # torch knows no negative strides
+    channels_first = torch.from_numpy(contiguous).permute(0, 3, 1, 2)
     return transforms.resize(channels_first, [side, side]).permute(0, 2, 3, 1).numpy()
 
 
@@ -193,22 +253,52 @@ def _padded(split: Pending, pad: int) -> Pending:
     )
 
 
-def _check(config: TrialConfig, labels: Labels, data_dir: Path) -> None:
-    """Raises InputError if the training labels are too few for the trial."""
-    classes, samples = config.num_classes or 0, config.samples_per_class or 0
-    there = int(labels.max()) + 1
-    if find_dataset(config.dataset).num_classes is None and classes > there:
+def _check(config: TrialConfig, train: Labels, test: Labels, data_dir: Path) -> list[str]:
+    """Raises InputError if there are too few labels for the trial; what else to know of them."""
+    classes, name = config.num_classes or 0, config.dataset
+    there = int(train.max()) + 1
+    if find_dataset(name).num_classes is None and classes > there:
         raise InputError(
-            f"num_classes={classes} is more than {config.dataset} has in {data_dir}; "
-            f"use at most {there}"
+            f"num_classes={classes} is more than {name} has in {data_dir}; use at most {there}"
         )
-    counts_K = np.bincount(labels, minlength=classes)[:classes]
-    smallest = int(counts_K.argmin())
-    if samples > counts_K[smallest]:
+    counts_K, tested_K = (np.bincount(y, minlength=classes)[:classes] for y in (train, test))
+    _check_counts(config, counts_K)
+    if not tested_K.any():
+        raise InputError(f"{name} has no test sample of the {classes} classes; add some")
+    if not tested_K.all():
+        absent = ", ".join(map(str, np.flatnonzero(tested_K == 0)[:5]))
+        return [f"{name} has no test sample of class {absent}: no metric of the test set has it"]
+    return _check_imbalance(config, counts_K)
+
+
+def _check_counts(config: TrialConfig, counts_K: NDArray[np.int64]) -> None:
+    samples, smallest = config.samples_per_class or 1, int(counts_K.argmin())
+    if samples <= counts_K[smallest]:
+        return
+    if counts_K[smallest] == 0:
+        raise InputError(f"{config.dataset} has no training sample of class {smallest}; add some")
+    raise InputError(
+        f"samples_per_class={samples} is more than class {smallest} of {config.dataset} has; "
+        f"use at most {counts_K[smallest]}"
+    )
+
+
+def _check_imbalance(config: TrialConfig, counts_K: NDArray[np.int64]) -> list[str]:
+    """Raises InputError if the smallest class has no whole sample; what rounding makes of it."""
+    if config.imbalance is None:
+        return []
+    most, *_, least = _quotas(config, counts_K)
+    if most < config.imbalance:
         raise InputError(
-            f"samples_per_class={samples} is more than class {smallest} of {config.dataset} has; "
-            f"use at most {counts_K[smallest]}"
+            f"imbalance={config.imbalance:g} of {config.dataset} leaves less than a sample to the "
+            f"smallest class, the largest has {most}; use at most {most}"
         )
+    if abs(most / least / config.imbalance - 1) <= ROUNDING:
+        return []
+    return [
+        f"imbalance={config.imbalance:g} of {config.dataset} is {most / least:.3g} in whole "
+        f"samples: {most} to {least}"
+    ]
 
 
 def _kept(config: TrialConfig, labels: Labels) -> NDArray[np.bool_]:

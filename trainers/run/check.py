@@ -23,9 +23,16 @@ MODEL_FIELDS = ("dataset", "image_size", "model", "model_kwargs", "samples_per_c
 OPTIMIZER_FIELDS = ("optimizer", "optimizer_kwargs", "momentum", "weight_decay")
 
 
-def check_trials(configs: Sequence[TrialConfig], *, data_dir: Path, download: bool) -> list[str]:
-    """What a reader of the plan should know about its models, each in a line.
+def check_trials(
+    configs: Sequence[TrialConfig],
+    *,
+    data_dir: Path,
+    download: bool,
+    trained: Iterable[tuple[TrialConfig, str]] = (),
+) -> list[str]:
+    """What a reader of the plan should know about its models and data, each in a line.
 
+    Args: `trained` are trials that ran before, and the fingerprints of their data.
     Raises InputError for keyword arguments, images, data or batches that can't be trained with,
     and without a GPU here for a model whose convolutions torch computes wrongly on this CPU.
     Fetches data that are missing, into `data_dir` if `download` allows it.
@@ -34,7 +41,7 @@ def check_trials(configs: Sequence[TrialConfig], *, data_dir: Path, download: bo
     _each_kind(configs, ("loss", "loss_kwargs", "num_classes", "augment"), _check_loss)
     _each_kind(configs, OPTIMIZER_FIELDS, check_optimizer_builds)
     _each_kind(configs, MODEL_FIELDS, lambda c: notes.extend(check_model_builds(c, on_cpu=on_cpu)))
-    check_data(configs, data_dir=data_dir, download=download)
+    notes += check_data(configs, data_dir=data_dir, download=download, trained=trained)
     if on_cpu and (missing := missing_compiler()):
         _warn_of(missing, configs, data_dir=data_dir, download=download)
     return list(dict.fromkeys(notes))

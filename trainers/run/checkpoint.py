@@ -49,6 +49,7 @@ class State:
     class_means: Tensor | None = None  # of the last evaluation of the training set
     rows: list[EpochRow] = field(default_factory=list)
     wall_s: float = 0.0
+    data_fingerprint: str | None = None  # of what it was trained on; None: unknown, or no images
     format: int = FORMAT
 
 

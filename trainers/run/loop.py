@@ -3,6 +3,7 @@
 What an epoch does is in `trainer.py`; how several processes share a trial in `ranks.py`.
 """
 
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -142,6 +143,7 @@ class _Attempt:
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         data = load_data(self.config, data_dir=data_dir, download=download, device=self.device)
+        self._check_same(data.fingerprint)
         with own_code():
             trainer = Trainer(self.config, data, self.ranks)
         if self.state.epoch:
@@ -155,9 +157,31 @@ class _Attempt:
                 "num_features": trainer.num_features,
                 "num_train": len(data.train),
                 "num_test": len(data.test) if data.test is not None else 0,
+                "data_fingerprint": data.fingerprint,
             }
         )
         return trainer
+
+    def _check_same(self, fingerprint: str | None) -> None:
+        """Start anew if the data are others than the checkpoint's.
+
+        Raises InputError if ranks have different data.
+        """
+        if (of_main := self.ranks.from_main(fingerprint)) != fingerprint:
+            raise InputError(
+                f"the data of {self.config.dataset} differ between the machines of a trial "
+                f"({of_main} and {fingerprint}); give all of them the same --data-dir"
+            )
+        if self.state.data_fingerprint not in (None, fingerprint):
+            if self.ranks.is_main:
+                print(
+                    f"{self.config.trial_id}: the data of {self.config.dataset} have changed since "
+                    f"epoch {self.state.epoch}; starting anew",
+                    file=sys.stderr,
+                )
+            self.state = checkpoint.State(self.config.trial_id)
+            self.started = self.begun
+        self.state.data_fingerprint = fingerprint
 
     def run(self, trainer: Trainer, report: Report, should_stop: Callable[[], bool]) -> None:
         """The epochs that are left. No checkpoint after the last: the results follow at once."""

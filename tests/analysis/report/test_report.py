@@ -11,8 +11,8 @@ import pytest
 from analysis.report.__main__ import main
 from analysis.report.document import coverage
 from analysis.store.schema import FEATURES
-from analysis.trials.cells import measured_trials
 from analysis.trials.load import load_results
+from analysis.trials.measured import measured_trials
 from tests.analysis.recorded_store import CLASSIFICATION, COLLAPSE, Store
 
 CURVES: tuple[str, ...] = ("nc1_train", "nc2_train", "nc3_train", "nc2_centered_train")

@@ -97,6 +97,22 @@ def test_without_a_plan_unfinished_trials_are_named_in_a_note(store: Store) -> N
     assert table.notes[-1] == f"1 unfinished trials that are in no study are left out: {lost}"
 
 
+def test_data_that_changed_between_the_trials_of_a_table_are_named(store: Store) -> None:
+    ids = [
+        store.add(CLASSIFICATION, TEST, seed=seed, data_fingerprint=fingerprint)
+        for seed, fingerprint in enumerate((None, "aa", "aa", "bb"))
+    ]
+    store.add(CLASSIFICATION, TEST, dataset="mnist", data_fingerprint="cc")
+    table = build_table(load_results(store.root), 2)
+    (note,) = (note for note in table.notes if "changed" in note)
+    assert note == (
+        "cifar10 changed between its trials, which see 2 states of its data: 2 of aa (such as "
+        f"{ids[1]}), 1 of bb (such as {ids[3]}); run them again with --rerun all to compare like "
+        "with like"
+    )
+    assert main(["--results", str(store.root), "--by", "dataset", "--metric", "accuracy_test"]) == 0
+
+
 def test_only_the_last_epoch_counts(store: Store) -> None:
     store.add(CLASSIFICATION, [{"accuracy_test": 0.9}, {"accuracy_test": 0.6}])
     table = build_table(load_results(store.root), 2, compare=False)

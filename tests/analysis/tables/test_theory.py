@@ -8,8 +8,8 @@ from analysis.tables.render import Table
 from analysis.tables.theory import build_theory_table
 from analysis.theory.__main__ import main
 from analysis.theory.setting import at_minimum
-from analysis.trials.cells import measured_trials
 from analysis.trials.load import load_results
+from analysis.trials.measured import measured_trials
 from tests.analysis.recorded_store import COLLAPSE, Store
 
 BCE = {

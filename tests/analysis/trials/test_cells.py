@@ -8,11 +8,11 @@ from analysis.trials.cells import (
     classification_trials,
     collapse_trials,
     in_order,
-    measured_trials,
     parse_kwargs,
     theory_trials,
 )
 from analysis.trials.load import load_results
+from analysis.trials.measured import measured_trials
 from tests.analysis.recorded_store import ADAMW, CLASSIFICATION, COLLAPSE, Store, channels
 from trainers.config import TrialConfig
 from trainers.recipes import Recipe

@@ -13,7 +13,7 @@ from trainers.config import TrialConfig
 from trainers.data import splits as data_module
 from trainers.data.augment import crop_padding
 from trainers.data.splits import Data, check_data, load_data
-from trainers.datasets import Splits, register_dataset
+from trainers.datasets import DATASETS, Splits, register_dataset
 
 Tiny = Callable[..., TrialConfig]
 CPU = torch.device("cpu")
@@ -30,6 +30,13 @@ def uneven(data_dir: Path, download: bool) -> Splits:
 
 
 LABELS = uneven(Path(), False).train_labels
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is its own."""
+    data_module._stored.cache_clear()
+    monkeypatch.setattr(DATASETS, "_entries", {**DATASETS._entries})
 
 
 def load(config: TrialConfig, data_dir: Path = Path("nowhere")) -> Data:
@@ -90,9 +97,8 @@ def first(counts: list[int]) -> list[int]:
         ({"samples_per_class": 25, "num_classes": 2}, [25, 25, 0, 0]),
         # 10 * 8^(-k/3) = 10, 5, 2.5, 1.25, and halves go to the even neighbour
         ({"samples_per_class": 10, "imbalance": 8}, [10, 5, 2, 1]),
-        # 40 * 100^(-k/3) = 40, 8.6, 1.9, 0.4: as many as class 0 has, and one at least
-        ({"imbalance": 100}, [40, 9, 2, 1]),
-        ({"imbalance": 1e6}, [40, 1, 1, 1]),
+        # 40 * 40^(-k/3) = 40, 11.7, 3.4, 1: as many as class 0 has
+        ({"imbalance": 40}, [40, 12, 3, 1]),
         # of two classes the largest has 40: 40, 20
         ({"imbalance": 2, "num_classes": 2}, [40, 20, 0, 0]),
     ],
@@ -116,10 +122,46 @@ def test_samples_of_each_class(tiny: Tiny, fields: dict[str, Any], counts: list[
 
 def test_long_tail_of_labels_alone(tiny: Tiny) -> None:
     fields = {"dataset": "labels", "model": "ufm", "model_kwargs": {}}
-    for K, n, r in ((10, 500, 100.0), (100, 500, 10.0), (2, 3, 50.0)):
+    for K, n, r in ((10, 500, 100.0), (100, 500, 10.0), (2, 60, 50.0)):
         data = load(tiny(**fields, num_classes=K, samples_per_class=n, imbalance=r))
         expected = [max(1, round(n * r ** (-k / (K - 1)))) for k in range(K)]
         assert data.train.labels.bincount().tolist() == expected
+
+
+@pytest.mark.parametrize("dataset", ["uneven", "labels", "synthetic"])
+@pytest.mark.parametrize(
+    ("samples", "imbalance", "said"),
+    [(11, 11.5, "use at most 11"), (1, 1.5, "use at most 1"), (9, 1e6, "use at most 9")],
+)
+def test_an_imbalance_that_no_samples_have_is_refused(
+    tiny: Tiny, dataset: str, samples: int, imbalance: float, said: str
+) -> None:
+    free = {"model": "ufm", "model_kwargs": {}} if dataset == "labels" else {}
+    fields = {"dataset": dataset, "num_classes": 4, **free}
+    config = tiny(**fields, samples_per_class=samples, imbalance=imbalance)
+    with pytest.raises(InputError, match=f"less than a sample to the smallest.*{said}"):
+        check_data([config], data_dir=Path("nowhere"), download=False)
+    with pytest.raises(InputError, match=said):
+        load(config)
+
+
+@pytest.mark.parametrize(
+    ("samples", "imbalance", "said"),
+    [
+        (10, 5, []),
+        (40, 40, []),
+        (10, 4, ["imbalance=4 of uneven is 5 in whole samples: 10 to 2"]),  # 2.5 is even's
+        (2, 1.5, ["imbalance=1.5 of uneven is 2 in whole samples: 2 to 1"]),
+    ],
+)
+def test_what_whole_samples_make_of_an_imbalance_is_said(
+    tiny: Tiny, samples: int, imbalance: float, said: list[str]
+) -> None:
+    config = tiny(
+        dataset="uneven", num_classes=2 if samples == 40 else 4, imbalance=imbalance,
+        samples_per_class=None if samples == 40 else samples,
+    )  # fmt: skip
+    assert check_data([config], data_dir=Path("nowhere"), download=False) == said
 
 
 def test_more_samples_than_a_class_has_are_refused(tiny: Tiny) -> None:
@@ -147,26 +189,147 @@ def test_checking_reads_each_dataset_once_and_makes_none(tiny: Tiny) -> None:
     assert data_module._stored.cache_info().misses == 2 * len(sizes)
 
 
-@pytest.mark.parametrize(
-    ("images", "labels", "said"),
-    [
-        (np.zeros((4, 8, 8, 3), np.float32), np.arange(4), "float32 images"),
-        (np.zeros((4, 3, 8, 8), np.uint8), np.arange(4), r"images \(4, 3, 8, 8\)"),
-        (np.zeros((4, 8, 8, 3), np.uint8), np.arange(3), r"labels \(3,\)"),
-        (np.zeros((4, 8, 8, 3), np.uint8), np.arange(1, 5), "labels from 1 to 4"),
-    ],
-)
-def test_what_a_users_reader_gives_is_checked(
-    tiny: Tiny, images: np.ndarray, labels: np.ndarray, said: str
-) -> None:
-    name = f"wrong {said}"
+IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
+
+
+def reading(name: str, read: Callable[[], Any]) -> dict[str, Any]:
+    """Fields of a trial of a user's dataset."""
 
     @register_dataset(name, num_classes=4, image_size=8, mean=(0.5,) * 3, std=(0.2,) * 3)
     def _(data_dir: Path, download: bool) -> Splits:
-        return Splits(images, labels, images, labels)
+        return read()
 
-    with pytest.raises(InputError, match=rf"the reader of .* gave .*{said}.* to "):
-        load(tiny(dataset=name, num_classes=2, samples_per_class=None))
+    return {"dataset": name, "num_classes": 2, "samples_per_class": None}
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "said"),
+    [
+        (IMAGES.astype(np.float32), np.arange(4), "float32 images"),
+        (IMAGES.transpose(0, 3, 1, 2), np.arange(4), r"images \(4, 3, 8, 8\)"),
+        (IMAGES[:, :, :0], np.arange(4), r"images \(4, 8, 0, 3\)"),
+        (IMAGES, np.arange(3), r"labels \(3,\)"),
+        (IMAGES, np.arange(1, 5), "labels from 1 to 4"),
+        (IMAGES, np.arange(4) - 1, "labels from -1 to 2"),
+        (IMAGES, np.arange(4) + 0.7, "float64 labels"),
+        (IMAGES, np.array([0, 1, 2, np.nan]), "float64 labels"),
+        (IMAGES, np.array(["a", "b", "c", "d"]), "<U1 labels"),
+        (IMAGES, None, "object labels"),
+        (None, np.arange(4), "object images"),
+        ([[1, 2], [3]], np.arange(4), "no arrays"),
+    ],
+)
+def test_what_a_users_reader_gives_is_checked(
+    tiny: Tiny, images: Any, labels: Any, said: str
+) -> None:
+    for split in ("training", "test"):
+        good = IMAGES, np.arange(4)
+        bad = images, labels
+        given = Splits(*bad, *good) if split == "training" else Splits(*good, *bad)
+        fields = reading(f"wrong {said} of {split}", lambda given=given: given)
+        with pytest.raises(InputError, match=rf"the reader of .* gave .*{said}"):
+            load(tiny(**fields))
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (None, "gave NoneType; it has to give four arrays: train_images, train_labels"),
+        ((IMAGES, np.arange(4), IMAGES), "gave tuple; it has to give four"),
+        ({}, "gave dict"),
+    ],
+    ids=["nothing", "three", "other"],
+)
+def test_a_users_reader_gives_four_arrays(tiny: Tiny, given: Any, said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        load(tiny(**reading(f"not four {said}", lambda: given)))
+
+
+def test_a_users_readers_own_error_is_told_by_its_place(tiny: Tiny) -> None:
+    fields = reading("breaking", lambda: {}["images"])
+    with pytest.raises(
+        InputError, match=r"the reader of breaking failed \(KeyError: 'images', at .*\.py:\d+\)"
+    ) as error:
+        load(tiny(**fields))
+    assert isinstance(error.value.__cause__, KeyError)
+
+
+def test_a_users_reader_may_give_a_view(tiny: Tiny) -> None:
+    images = np.random.default_rng(0).integers(256, size=(4, 12, 12, 3), dtype=np.uint8)
+    labels, seen = np.array([0, 1, 0, 1]), []
+    for name, way in (("mirrored", -1), ("as is", 1)):
+        view = np.ascontiguousarray(images[:, :, ::-1])[:, :, ::-1] if way < 0 else images
+        assert (way < 0) == (view.strides[2] < 0)
+        fields = reading(name, lambda view=view: Splits(view, labels, view, labels))
+        of_size = {size: load(tiny(**fields, image_size=size)).fingerprint for size in (8, 12)}
+        seen.append(of_size)
+    assert seen[0] == seen[1]
+
+
+def test_absent_classes(tiny: Tiny) -> None:
+    def checked(train: list[int], test: list[int]) -> list[str]:
+        name = f"absent {train} {test}"
+        given = Splits(IMAGES, np.array(train), IMAGES, np.array(test))
+        config = tiny(**{**reading(name, lambda: given), "num_classes": 3})
+        return check_data([config], data_dir=Path("nowhere"), download=False)
+
+    assert checked([0, 1, 2, 2], [0, 1, 2, 2]) == []
+    assert checked([0, 1, 2, 3], [0, 0, 3, 2])[0].endswith(
+        "has no test sample of class 1: no metric of the test set has it"
+    )
+    with pytest.raises(InputError, match="has no training sample of class 1; add some"):
+        checked([0, 0, 2, 2], [0, 1, 2, 2])
+    with pytest.raises(InputError, match="has no test sample of the 3 classes; add some"):
+        checked([0, 1, 2, 2], [3, 3, 3, 3])
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"mean": (127.0,)}, {"mean": (-0.1,)}, {"std": (0.0,)}, {"std": (58.0,)},
+        {"std": (float("nan"),)}, {"mean": (0.5, 0.5)}, {"mean": (), "std": ()},
+        {"num_classes": 1}, {"image_size": 0},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_facts_that_no_images_have_are_refused(facts: dict[str, Any]) -> None:
+    good = {"num_classes": 2, "image_size": 8, "mean": (0.5,), "std": (0.2,)}
+    with pytest.raises(InputError, match=r"dataset 'impossible' can't have .*per channel"):
+        register_dataset("impossible", **{**good, **facts})
+
+
+def test_the_fingerprint_is_of_what_the_data_are(tiny: Tiny) -> None:
+    images = np.arange(4 * 8 * 8 * 3, dtype=np.uint8).reshape(4, 8, 8, 3)
+    labels = np.array([0, 1, 0, 1])
+    seen = set()
+    changes: list[tuple[Any, Any]] = [
+        (images, labels), (images[::-1], labels), (images, labels[::-1]), (images[:2], labels[:2]),
+    ]  # fmt: skip
+    for number, (x, y) in enumerate(changes):
+        for split in ("train", "test"):
+            both = (x, y, images, labels) if split == "train" else (images, labels, x, y)
+            fields = reading(f"state {number} {split}", lambda both=both: Splits(*both))
+            seen.add(load(tiny(**fields)).fingerprint)
+    assert len(seen) == 2 * len(changes) - 1  # the first is the same for both
+    assert all(each and len(each) == 16 for each in seen)
+    assert load(tiny(samples_per_class=2)).fingerprint == load(tiny()).fingerprint
+    free = {"model": "ufm", "model_kwargs": {}, "dataset": "labels", "num_classes": 3}
+    assert load(tiny(**free)).fingerprint is None
+
+
+def test_that_data_changed_since_other_trials_is_said(tiny: Tiny) -> None:
+    config = tiny(dataset="uneven", samples_per_class=2)
+    now = load(config).fingerprint
+    assert now
+
+    def notes(*fingerprints: str) -> list[str]:
+        trained = [(tiny(dataset="uneven", samples_per_class=9), f) for f in fingerprints]
+        where = Path("nowhere")
+        return check_data([config], data_dir=where, download=False, trained=trained)
+
+    assert notes() == notes(now, now) == []
+    (note,) = notes(now, "0" * 16, "1" * 16)
+    assert note.startswith("uneven has changed: 2 trials that ran before saw other data; --rerun")
 
 
 def test_labels_alone() -> None:

@@ -1,6 +1,7 @@
 """A trial from its first row to its last: resume, failure, and what lands in the store."""
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -17,8 +18,10 @@ import torch
 from analysis.store.errors import LeaseLostError
 from analysis.store.results import CHECKPOINTS, ResultStore
 from analysis.store.schema import ALPHA_BIAS, BIAS_METRICS, EPOCHS, SPLIT_METRICS, WEIGHT_METRICS
+from trainers import datasets
 from trainers.config import TrialConfig
-from trainers.data.splits import load_data
+from trainers.data.splits import _stored, load_data
+from trainers.datasets import DATASETS, Splits
 from trainers.metrics.features import from_features
 from trainers.registry import LOSSES
 from trainers.run.loop import run_trial
@@ -77,6 +80,40 @@ def test_resume_after_any_epoch_changes_no_bit(
     for table in expected:
         assert without_times(found[table]) == without_times(expected[table])
     assert found["trials"][0]["attempts"] == 2
+
+
+def test_data_that_changed_since_the_checkpoint_are_trained_on_from_the_start(
+    tiny: Tiny, tmp_path: Path, without_times: Callable, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    def digits(data_dir: Path, download: bool) -> Splits:
+        whole = datasets.digits(data_dir, download)
+        return whole._replace(
+            train_images=whole.train_images[::step], train_labels=whole.train_labels[::step]
+        )
+
+    facts = dataclasses.replace(DATASETS["digits"], read=digits)
+    monkeypatch.setitem(DATASETS._entries, "changing", facts)
+    config = tiny(dataset="changing", samples_per_class=None)
+    whole, parts = ResultStore(tmp_path / "whole"), ResultStore(tmp_path / "parts")
+    step = 1
+    run(config, parts, stop_after=2)
+    step = 2
+    _stored.cache_clear()
+    run(config, whole)
+    assert not capsys.readouterr().err
+    seen = run(config, parts)
+    assert [row["epoch"] for row in seen] == [1, 2, 3]
+    said = capsys.readouterr().err
+    assert (
+        said
+        == f"{config.trial_id}: the data of changing have changed since epoch 2; starting anew\n"
+    )
+    expected, found = stored(whole, config), stored(parts, config)
+    for table in expected:
+        assert without_times(found[table]) == without_times(expected[table])
+    (row,) = found["trials"]
+    assert (row["num_train"], len(row["data_fingerprint"]), row["attempts"]) == (719, 16, 2)
 
 
 def test_asked_to_stop_a_trial_ends_after_its_epoch(
