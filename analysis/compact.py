@@ -22,7 +22,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
-from analysis.store.command_line import Parser, run_main
+from analysis.store.command_line import Parser, outlive_listeners, run_main
 from analysis.store.errors import ResultsError, one_line
 from analysis.store.files import PART_SUFFIX
 from analysis.store.listing import Listing, list_table
@@ -120,6 +120,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def entry() -> None:
     """The installed command `collapse-compact`."""
+    outlive_listeners()
     sys.exit(run_main(main))
 
 

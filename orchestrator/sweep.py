@@ -16,7 +16,7 @@ from rich.console import Console
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports: nothing to save or to show
 
-from analysis.store.command_line import run_main
+from analysis.store.command_line import outlive_listeners, run_main
 from analysis.store.errors import InputError, WriteError
 from analysis.store.results import ResultStore
 from orchestrator.options import Options, parse_options
@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console command."""
+    outlive_listeners()
     collect_garbage_seldom()
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,5 +1,6 @@
 """The seam to Ray: a trial inside a Ray Tune actor. No other file of `trainers` imports ray."""
 
+import socket
 import sys
 import tempfile
 import threading
@@ -14,6 +15,7 @@ from ray.exceptions import RayError
 from ray.util import get_current_placement_group, get_node_ip_address
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from analysis.store.rows import EpochRow, TrialRow
 from trainers.config import TrialConfig
@@ -70,9 +72,7 @@ def probe(job: Job) -> "Probe":
 
     _load_plugins(job)
     torch.set_num_threads(job["threads"])
-    return measure(
-        TrialConfig(**job["fields"]), data_dir=Path(job["data_dir"]), download=job["download"]
-    )
+    return measure(_config(job), data_dir=Path(job["data_dir"]), download=job["download"])
 
 
 def _wait_for_the_end(pending: "_Pending") -> NoReturn:
@@ -112,7 +112,7 @@ def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> Tri
     _load_plugins(job)
     torch.set_num_threads(job["threads"])
     return run_trial(
-        TrialConfig(**job["fields"]),
+        _config(job),
         report,
         store=ResultStore(job["results"]),
         data_dir=Path(job["data_dir"]),
@@ -122,6 +122,17 @@ def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> Tri
         gpu_share=job["gpus"] or None,
         should_stop=_once_a_second(_stop_is_asked),
     )
+
+
+def _config(job: Job) -> TrialConfig:
+    """What is to be trained. Raises InputError if it is another trial here than for the driver."""
+    config = TrialConfig(**job["fields"])
+    if config.trial_id != job["trial_id"]:
+        raise InputError(
+            f"trial {job['trial_id']} is {config.trial_id} to the program or the plugins on "
+            f"{socket.gethostname()}; install the same on every machine"
+        )
+    return config
 
 
 def _once_a_second(ask: Callable[[], bool]) -> Callable[[], bool]:
@@ -157,8 +168,6 @@ class _Rank:
 
     def address(self) -> str:
         """Where the others can meet this one over the network, as `tcp://host:port`."""
-        import socket
-
         with socket.socket() as probe:
             probe.bind(("", 0))
             return f"tcp://{get_node_ip_address()}:{probe.getsockname()[1]}"

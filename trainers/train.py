@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from analysis.store.command_line import Parser, run_main
+from analysis.store.command_line import Parser, outlive_listeners, run_main
 from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from analysis.store.rows import EpochRow, TrialRow
@@ -104,6 +104,7 @@ def train(args: argparse.Namespace, is_main: bool) -> TrialRow:
 
 def entry() -> NoReturn:
     """The console command."""
+    outlive_listeners()
     raise SystemExit(run_main(main))
 
 

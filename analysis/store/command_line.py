@@ -14,6 +14,7 @@ def run_main(main: Callable[[], int]) -> int:
 
     What was to be shown is all that is lost then, so there is nothing to say.
     """
+    _open_what_is_closed()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # λ and ± on a terminal that hasn't got them
             stream.reconfigure(errors="backslashreplace")
@@ -26,6 +27,52 @@ def run_main(main: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return code
+
+
+def outlive_listeners() -> None:
+    """From now on, what can't be shown is dropped, for whatever reason, instead of raising.
+
+    For programs that do more than show: the terminal goes away, the disk of a log fills up, and
+    the work goes on.
+    """
+    _open_what_is_closed()
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):  # not a notebook's or a test's own
+            stream.flush()
+            raw = _Dropping(stream.fileno(), "w", closefd=False)
+            new = io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                encoding=stream.encoding,
+                errors=stream.errors,
+                line_buffering=stream.line_buffering,
+            )
+            setattr(sys, name, new)
+
+
+class _Dropping(io.FileIO):
+    """An output that takes everything, and passes on what it can."""
+
+    def write(self, data: Any, /) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError:
+            return memoryview(data).nbytes
+
+
+def _open_what_is_closed() -> None:
+    """Give a stream that was closed before the start, as by `>&-`, a place where nobody listens.
+
+    Else its number goes to the next file that is opened, and what is printed goes into that.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+                os.close(nowhere)
+            opened = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
+            setattr(sys, name, opened)
 
 
 class Parser(argparse.ArgumentParser):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
-from analysis.store.errors import WriteError
+from analysis.store.errors import ResultsError, WriteError
 from analysis.store.rows import EpochRow, TrialRow
 from orchestrator.plan.slots import Slot
 from orchestrator.run import interrupt
@@ -122,12 +122,23 @@ def _trial_id(trial: "Trial") -> str:
     return trial.config["job"]["trial_id"]
 
 
+def _row_of(trial: "Trial", row: TrialRow) -> TrialRow:
+    """The row that a trial's worker reports. Raises ResultsError if it is another's."""
+    if row["trial_id"] != _trial_id(trial):
+        raise ResultsError(
+            f"the worker of trial {_trial_id(trial)} found the row of {row['trial_id']} in its "
+            f"place; remove {_trial_id(trial)}.parquet from every folder of the results"
+        )
+    return row
+
+
 @contextmanager
-def _ended_if_full(asked: interrupt.Interrupt) -> Iterator[None]:
+def _told_as_it_is(asked: interrupt.Interrupt) -> Iterator[None]:
+    """What a listener raises, as of a full disk, ends the sweep, without Tune's words on it."""
     try:
         yield
-    except WriteError as full:
-        asked.end(full)
+    except Exception as error:
+        asked.end(error)
 
 
 def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> Any:
@@ -149,24 +160,26 @@ def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> A
 
         def on_trial_start(self, iteration: int, trials: list, trial: "Trial", **info: Any) -> None:
             del iteration, trials, info
-            self._listener.started(_trial_id(trial))
+            with _told_as_it_is(asked):
+                self._listener.started(_trial_id(trial))
 
         def on_trial_recover(
             self, iteration: int, trials: list, trial: "Trial", **info: Any
         ) -> None:
             del iteration, trials, info
-            self._listener.stopped(_trial_id(trial))
+            with _told_as_it_is(asked):
+                self._listener.stopped(_trial_id(trial))
 
         def on_trial_result(
             self, iteration: int, trials: list, trial: "Trial", result: dict, **info: Any
         ) -> None:
             del iteration, trials, info
-            if result.get("rows"):
-                self._has_got_on(trial, result["rows"][-1]["epoch"])
-                self._listener.rows(_trial_id(trial), result["rows"])
-            if "trial" in result:
-                with _ended_if_full(asked):
-                    self._listener.ended(result["trial"])
+            with _told_as_it_is(asked):
+                if result.get("rows"):
+                    self._has_got_on(trial, result["rows"][-1]["epoch"])
+                    self._listener.rows(_trial_id(trial), result["rows"])
+                if "trial" in result:
+                    self._listener.ended(_row_of(trial, result["trial"]))
             if "stopped" in result:
                 asked.stopped(trial)
 
@@ -176,7 +189,7 @@ def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> A
             cause = getattr(trial.get_pickled_error(), "cause", None)
             if isinstance(cause, WriteError):  # not its fault: every trial would end so
                 asked.end(cause)
-            with _ended_if_full(asked):
+            with _told_as_it_is(asked):
                 self._listener.lost(_trial_id(trial), error)
 
         def _has_got_on(self, trial: "Trial", epoch: int) -> None:

@@ -8,7 +8,7 @@ from typing import NoReturn
 from rich.console import Console
 from rich.progress import track
 
-from analysis.store.command_line import Parser, run_main
+from analysis.store.command_line import Parser, outlive_listeners, run_main
 from analysis.store.errors import InputError, ResultsError, one_line
 from analysis.store.location import without_password
 from analysis.store.results import ResultStore
@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def entry() -> NoReturn:
     """The console command."""
+    outlive_listeners()
     raise SystemExit(run_main(main))
 
 

@@ -41,14 +41,24 @@ Rows = dict[str, list[dict[str, Any]]]
 Same = Callable[[Path | str, Rows], None]
 
 
-def start(home: Path, name: str, *argv: str, study: str = "study.yaml") -> subprocess.Popen[str]:
-    """A sweep into `home/name`, as a user starts it, in a session of its own."""
+def start(
+    home: Path,
+    name: str,
+    *argv: str,
+    study: str = "study.yaml",
+    output: int | None = subprocess.PIPE,
+) -> subprocess.Popen[str]:
+    """A sweep into `home/name`, as a user starts it, in a session of its own.
+
+    `output` is where it speaks; None: both streams are closed before it starts.
+    """
     command = [sys.executable, str(ROOT / "orchestrator" / "sweep.py"), "--study", study]
+    closed = [] if output is not None else ["sh", "-c", 'exec "$@" >&- 2>&-', "sh"]
     return subprocess.Popen(
-        [*command, "--results", name, "--address", "local", *argv],
+        [*closed, *command, "--results", name, "--address", "local", *argv],
         cwd=home,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=output,
+        stderr=None if output is None else subprocess.STDOUT,
         text=True,
         start_new_session=True,
         preexec_fn=_answers_ctrl_c,

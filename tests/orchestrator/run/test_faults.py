@@ -7,12 +7,16 @@ nothing disturbed. Moments are random, from a seed: `FAULT_ROUNDS=10` runs each 
 
 import contextlib
 import os
+import pty
 import random
+import select
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -198,6 +202,38 @@ def kill_two(sweep: Sweep, name: str, results: Path, chance: random.Random) -> N
     wait_for(lambda: commands(sweep.pid, name) or sweep.poll() is not None, "a new one")
     time.sleep(chance.uniform(0, 4))  # from its start into its first epochs
     kill(commands(sweep.pid, name)[-1:])
+
+
+@rounds
+def test_nobody_listens(
+    home: Path, undisturbed: Rows, same: Same, chance: random.Random, number: int
+) -> None:
+    """The terminal goes away in the middle, and what was closed before the start stays so."""
+    name = f"unheard-{number}"
+    reader, terminal = pty.openpty()
+    sweep = start(home, name, "--no-mlflow", output=terminal)
+    os.close(terminal)
+    drain = Thread(target=read_on, args=(reader, closed := Event()), daemon=True)
+    drain.start()
+    wait_for(lambda: checkpoints(home / name), "a checkpoint")
+    time.sleep(chance.uniform(0, 3))
+    closed.set()
+    drain.join()
+    assert sweep.wait(timeout=300) == 0
+    same(home / name, undisturbed)
+    none_left(sweep)
+    shutil.rmtree(home / name)
+    sweep = start(home, name, "--no-mlflow", output=None)
+    assert sweep.wait(timeout=300) == 0
+    same(home / name, undisturbed)
+
+
+def read_on(reader: int, closed: Event) -> None:
+    """Be the terminal of a program, until it goes away."""
+    while not closed.is_set():
+        if select.select([reader], [], [], 0.1)[0]:
+            os.read(reader, 65536)
+    os.close(reader)
 
 
 @pytest.fixture
