@@ -12,11 +12,13 @@ import random
 import select
 import shutil
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Event, Thread
+from typing import cast
 
 import pytest
 from ray.cluster_utils import Cluster
@@ -53,9 +55,13 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 def kill(pids: list[int]) -> None:
+    signalled(pids, signal.SIGKILL)
+
+
+def signalled(pids: list[int], number: signal.Signals) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):  # it ended just now
-            os.kill(pid, signal.SIGKILL)
+            os.kill(pid, number)
 
 
 def none_left(*sweeps: Sweep) -> None:
@@ -202,6 +208,79 @@ def kill_two(sweep: Sweep, name: str, results: Path, chance: random.Random) -> N
     wait_for(lambda: commands(sweep.pid, name) or sweep.poll() is not None, "a new one")
     time.sleep(chance.uniform(0, 4))  # from its start into its first epochs
     kill(commands(sweep.pid, name)[-1:])
+
+
+def stop_and_go(sweep: Sweep, chance: random.Random) -> None:
+    """A machine that sleeps, whole or a process of it: a laptop's lid, a debugger, a hypervisor."""
+    there = [*processes(sweep.pid)]
+    some = chance.choice([there, chance.sample(there, 1), [sweep.pid], commands(sweep.pid, WORKER)])
+    signalled(some, signal.SIGSTOP)
+    time.sleep(chance.uniform(1, 12))
+    signalled(some, signal.SIGCONT)
+
+
+def kill_one_of_rays(sweep: Sweep, chance: random.Random) -> None:
+    """Without its head, its agent or its scheduler a cluster is lost, and the sweep says so."""
+    parts = ("raylet/raylet", "gcs_server", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
+    part = chance.choice(parts)
+    kill([pid for pid, command in processes(sweep.pid).items() if part in command])
+    out, _ = sweep.communicate(timeout=180)
+    assert sweep.returncode in (0, 130), out  # 0: it had no more to ask of it
+    assert "every finished epoch is safe" in out or sweep.returncode == 0
+
+
+def kill_while_mlflow_begins(sweep: Sweep, chance: random.Random) -> None:
+    """Its database is made in the first seconds."""
+    kill([sweep.pid, *commands(sweep.pid, WORKER)])
+    sweep.communicate()
+
+
+def begin_another(sweep: Sweep, chance: random.Random) -> None:
+    """Two sweeps want the same results; the second may find that the first has ended."""
+    words = cast(list[str], sweep.args)
+    results = words[words.index("--results") + 1]
+    other = start(Path(os.readlink(f"/proc/{sweep.pid}/cwd")), results, *WITH_MLFLOW)
+    out, _ = other.communicate(timeout=300)
+    assert other.returncode in (0, 2), out
+    if other.returncode:
+        assert f"error: another sweep is running into {results}" in out
+        assert "Traceback" not in out
+
+
+WITH_MLFLOW = tuple(word for word in LONG if word != "--no-mlflow")
+DAMAGES = (stop_and_go, kill_one_of_rays, kill_while_mlflow_begins, begin_another)
+
+
+def database_begun(results: Path, sweep: Sweep) -> bool:
+    return any(results.glob("*mlflow*")) or sweep.poll() is not None
+
+
+@rounds
+def test_a_day_of_damage(
+    home: Path, longer: Rows, same: Same, chance: random.Random, number: int
+) -> None:
+    """Three of these, one after the other; the same command goes on after each."""
+    name, sweeps = f"day-{number}", [start(home, f"day-{number}", *WITH_MLFLOW)]
+    database = home / name / "mlflow.db"
+    for damage in chance.sample(DAMAGES, 3):
+        sweep, before = sweeps[-1], set(checkpoints(home / name))
+        if damage is kill_while_mlflow_begins:
+            wait_for(lambda s=sweep: database_begun(home / name, s), "MLflow's file")
+        else:
+            wait_for(lambda s=sweep, b=before: further(home / name, s, b), "a new checkpoint")
+        time.sleep(chance.uniform(0, 2))
+        if sweep.poll() is None:
+            damage(sweep, chance)
+        if sweep.poll() is not None:
+            assert sweep.stdout
+            sweep.stdout.close()  # of one that was quicker: nobody has read it
+            sweeps.append(start(home, name, *WITH_MLFLOW))
+    finish(sweeps[-1])
+    same(home / name, longer)
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        query = "select status, count(*) from runs group by status"
+        assert dict(connection.execute(query)) == {"FINISHED": 4}
+    none_left(*sweeps)
 
 
 @rounds
