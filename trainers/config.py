@@ -30,6 +30,40 @@ DEFAULT_LAMBDA: Final = 5e-4
 DA1_FROM: Final = 8  # pixels: below, a crop by an eighth moves nothing
 KWARGS: Final = ("model_kwargs", "loss_kwargs", "optimizer_kwargs")
 LAMBDAS: Final = ("lambda_w", "lambda_h", "lambda_b")
+# What a field is where an id doesn't hold it: its default when it was first released. These values
+# never change; a new field comes here with its own. A default that changes, or a raised
+# `recipe_version`, is then in the ids of the trials that have it.
+UNSAID: Final[Mapping[str, Any]] = {
+    "recipe_version": 1,
+    "num_classes": None,
+    "samples_per_class": None,
+    "imbalance": None,
+    "image_size": None,
+    "model_kwargs": {},
+    "loss_kwargs": {},
+    "lr": None,
+    "momentum": None,
+    "optimizer_kwargs": {},
+    "schedule": None,
+    "warmup_epochs": 0,
+    "epochs": 100,
+    "passes_per_epoch": 1,
+    "batch_size": 128,
+    "augment": "none",
+    "rotation": 0.0,
+    "regularizer": "features",
+    "lambda_w": None,
+    "lambda_h": None,
+    "lambda_b": None,
+    "weight_decay": None,
+    "bias_init_mean": 0.0,
+    "precision": "fp32",
+    "compile": False,
+    "eval_every": 1,
+    "eval_dense": 0,
+    "seed": 0,
+}
+_NEVER: Final = object()
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -224,11 +258,12 @@ class TrialConfig(BaseModel):
                 )
 
     def canonical(self) -> str:
-        """JSON that is the same for the same training: sorted keys, shortest numbers, no defaults.
+        """JSON that is the same for the same training: sorted keys, shortest numbers.
 
-        Defaults are left out so that a field added later doesn't rename the trials of today.
+        What equals `UNSAID` is left out, so that a field added later doesn't rename the trials of
+        today.
         """
-        fields = self.model_dump(exclude_defaults=True)
+        fields = {k: v for k, v in self.model_dump().items() if v != UNSAID.get(k, _NEVER)}
         return json.dumps(_shortest(fields), sort_keys=True, separators=(",", ":"))
 
     @property

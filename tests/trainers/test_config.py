@@ -1,13 +1,15 @@
 """TrialConfig: what it fills in, what it refuses, and when two trials are one."""
 
 import hashlib
-from typing import Any
+import json
+from collections.abc import Callable
+from typing import Any, Literal
 
 import pytest
 
 from analysis.store.errors import InputError
 from analysis.store.schema import CONFIG_FIELDS
-from trainers.config import TrialConfig
+from trainers.config import UNSAID, TrialConfig
 
 BASE: dict[str, Any] = {"dataset": "cifar10", "model": "resnet18", "loss": "ce", "optimizer": "sgd"}
 
@@ -141,3 +143,30 @@ def test_a_model_that_timm_lacks_gets_the_nearest_name() -> None:
     with pytest.raises(InputError, match=r"^model='resnet81' .* did you mean 'resnet18'\?"):
         parse(model="resnet81")
     assert parse(model="resnet34").model == "resnet34"
+
+
+def test_every_default_has_its_place_in_the_ids() -> None:
+    fields = TrialConfig.model_fields
+    assert set(UNSAID) == {name for name, field in fields.items() if not field.is_required()}
+    # Until a default changes; then this line says which.
+    assert {name: fields[name].default for name in UNSAID} == dict(UNSAID)
+
+
+def test_a_raised_recipe_version_renames_every_trial(tiny: Callable[..., TrialConfig]) -> None:
+    class Raised(TrialConfig):
+        recipe_version: Literal[2] = 2  # pyright: ignore
+
+    now = tiny()
+    raised = Raised(**now.model_dump(exclude={"recipe_version"}, exclude_none=True))
+    assert raised.trial_id != now.trial_id
+    assert json.loads(raised.canonical()) == {**json.loads(now.canonical()), "recipe_version": 2}
+
+
+def test_a_changed_default_renames_no_training(tiny: Callable[..., TrialConfig]) -> None:
+    class Changed(TrialConfig):
+        epochs: int = 200
+        rotation: float = 15.0
+
+    given = tiny().model_dump(exclude={"epochs", "rotation"}, exclude_none=True)
+    assert Changed(**given).trial_id == TrialConfig(**given, epochs=200, rotation=15).trial_id
+    assert Changed(**given, epochs=100, rotation=0).trial_id == TrialConfig(**given).trial_id
