@@ -140,8 +140,8 @@ def test_ray_and_timm_have_few_doors() -> None:
 
     assert importing("ray") == {"trainers.ray_worker"}
     assert importing("timm") == {
-        "trainers.data.augment", "trainers.model.backbones", "trainers.model.optim",
-        "trainers.names",
+        "trainers.data.augment", "trainers.model.backbones", "trainers.model.batch_norm",
+        "trainers.model.optim", "trainers.names",
     }  # fmt: skip
 
 

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from analysis.store.errors import InputError
+from trainers.model.batch_norm import sees_the_batch, synchronise
 from trainers.run.device import default_device
 
 T = TypeVar("T")
-BATCH_NORM = nn.modules.batchnorm._BatchNorm  # all of its kinds, as torch's own code names them
 
 
 class RankLostError(OSError):
@@ -156,15 +156,16 @@ def wrap(model: nn.Module, ranks: Ranks) -> nn.Module:
     )
 
 
-def synchronise_batch_norm(model: nn.Module, ranks: Ranks) -> str | None:
+def synchronise_batch_norm(model: nn.Module, name: str, ranks: Ranks) -> str | None:
     """Let BatchNorm inside a model see the global batch where PyTorch can; what it sees now.
 
     `global batch` on GPUs; `per rank`, with a warning, on CPUs; None in one process or without it.
+    Raises InputError if the model, `name` to the user, has a norm that can't see it.
     """
-    if ranks.world_size == 1 or not any(isinstance(m, BATCH_NORM) for m in model.modules()):
+    if ranks.world_size == 1 or not sees_the_batch(model):
         return None
     if ranks.device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)  # in place, all but a root that is one
+        synchronise(model, name)
         return "global batch"
     if ranks.is_main:
         warnings.warn(

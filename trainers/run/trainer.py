@@ -70,7 +70,7 @@ class Trainer:
         self.small_stem = small_stem(self.model.backbone, config.image_size)
         if ranks.device.type == "cpu":
             slice_instead_of_striding(self.model)
-        self.batch_norm = synchronise_batch_norm(self.model, ranks)
+        self.batch_norm = synchronise_batch_norm(self.model, config.model, ranks)
         # The compiler chooses a layout by itself, and L-BFGS flattens gradients as they lie.
         if not config.compile and config.optimizer != "lbfgs":
             lay_out_channels_last(self.model)
