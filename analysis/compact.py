@@ -27,7 +27,7 @@ from analysis.store.errors import ResultsError, one_line
 from analysis.store.files import PART_SUFFIX
 from analysis.store.listing import Listing, list_table
 from analysis.store.locks import SWEEP_LOCK, lock
-from analysis.store.merging import MergePlan, OwnedTable, find_problems, merge, plan_merge
+from analysis.store.merging import MergePlan, OwnedTable, find_problems, merge, new_run, plan_merge
 from analysis.store.reading import read_folder
 from analysis.store.schema import TABLES, TRIALS
 from analysis.trials.load import Store, open_results
@@ -42,9 +42,10 @@ def compact(store: Store) -> list[str]:
     with lock(store.filesystem, f"{store.root}/{SWEEP_LOCK}", wait=False) as check:
         _remove_parts(store)
         ended = _ended(store)
+        run = new_run(list_table(store.filesystem, store.folder(name)) for name in TABLES)
         plans: list[tuple[str, OwnedTable, MergePlan]] = []
         for name, schema in TABLES.items():
-            table = OwnedTable(store.filesystem, store.folder(name), schema, check)
+            table = OwnedTable(store.filesystem, store.folder(name), schema, check, run)
             plans.append((name, table, plan_merge(table, ended)))
         problems = [line for _, table, plan in plans if plan for line in find_problems(table, plan)]
         if problems:

@@ -25,20 +25,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from analysis.store.errors import BusyError
+from analysis.store.errors import BusyError, ResultsError
 from analysis.store.files import write_atomic
 
 TRIES: Final = 10  # each is overtaken only by another step of a merge that runs meanwhile
 # Not .parquet while it is hidden: a pattern such as *.parquet may match names with a leading dot.
-_NAME: Final = re.compile(r"merged-([0-9a-f]{12})\.parquet|\.merged-([0-9a-f]{12})")
+# By the number of the merge that made it, and by what no other file bears: folders can be joined.
+_NAME: Final = re.compile(r"\.?merged-(?P<key>[0-9a-f]{12}(?:-[0-9a-f]{12})?)(\.parquet)?")
 
 
 @dataclass(frozen=True)
 class Merged:
-    """A merged file, by its number: a later one has a higher."""
+    """A merged file, by its key: a later one's is higher."""
 
     folder: str
-    number: int
+    key: str
     is_hidden: bool  # there under its hidden name
     is_visible: bool
     size: int
@@ -46,12 +47,17 @@ class Merged:
     @property
     def visible(self) -> str:
         """Its path for everybody."""
-        return f"{self.folder}/merged-{self.number:012x}.parquet"
+        return f"{self.folder}/merged-{self.key}.parquet"
 
     @property
     def hidden(self) -> str:
         """Its path until what it was made of is deleted."""
-        return f"{self.folder}/.merged-{self.number:012x}"
+        return f"{self.folder}/.merged-{self.key}"
+
+    @property
+    def number(self) -> int:
+        """Of the merge that made it."""
+        return int(self.key.partition("-")[0], 16)
 
     def open(self, filesystem: fs.FileSystem) -> pa.NativeFile:
         """Open it under the name that it has by now. Raises FileNotFoundError."""
@@ -88,6 +94,7 @@ def read_trial(filesystem: fs.FileSystem, folder: str, trial_id: str) -> list[di
         try:
             path = f"{folder}/{trial_id}.parquet"
             table = pq.read_table(path, filesystem=filesystem, page_checksum_verification=True)
+            check_is_own(table, path)
             return table.to_pylist()
         except FileNotFoundError:
             pass  # merged, or never there
@@ -100,6 +107,18 @@ def read_trial(filesystem: fs.FileSystem, folder: str, trial_id: str) -> list[di
         except FileNotFoundError:
             continue  # merged again meanwhile
     raise BusyError(f"{folder} is being merged too fast to be read; try again")
+
+
+def check_is_own(table: pa.Table, file: str) -> None:
+    """Raises ResultsError if a small file holds rows of another trial than it is named for."""
+    own = file.rpartition("/")[2].removesuffix(".parquet")
+    ids = table["trial_id"].unique().to_pylist() if "trial_id" in table.column_names else ["?"]
+    others = [trial_id for trial_id in ids if trial_id != own]
+    if others:
+        raise ResultsError(
+            f"{file} holds trial {others[0]}, which it is not named for: a copy, most likely; "
+            "delete it, or move it out of the results"
+        )
 
 
 def renew_generation(filesystem: fs.FileSystem, folder: str) -> None:
@@ -123,26 +142,26 @@ def _generation(filesystem: fs.FileSystem, folder: str) -> bytes:
 
 def _list(filesystem: fs.FileSystem, folder: str) -> Listing:
     small: dict[str, fs.FileInfo] = {}
-    merged: dict[int, dict[str, fs.FileInfo]] = {}
+    merged: dict[str, dict[str, fs.FileInfo]] = {}
     for info in filesystem.get_file_info(fs.FileSelector(folder, allow_not_found=True)):
         name = info.base_name
         if info.type != fs.FileType.File:
             continue
-        if match := _NAME.fullmatch(name):
-            merged.setdefault(int(match[1] or match[2], 16), {})[name] = info
+        if (match := _NAME.fullmatch(name)) and name.startswith(".") != name.endswith(".parquet"):
+            merged.setdefault(match["key"], {})[name] = info
         elif name.endswith(".parquet") and not name.startswith((".", "_")):  # parts of writes
             small[name.removesuffix(".parquet")] = info
     newest_first = sorted(merged.items(), reverse=True)
     return Listing(
         dict(sorted(small.items())),
-        tuple(_merged(folder, number, found) for number, found in newest_first),
+        tuple(_merged(folder, key, found) for key, found in newest_first),
     )
 
 
-def _merged(folder: str, number: int, found: Mapping[str, fs.FileInfo]) -> Merged:
+def _merged(folder: str, key: str, found: Mapping[str, fs.FileInfo]) -> Merged:
     hidden = [name.startswith(".") for name in found]
     size = max(info.size or 0 for info in found.values())
-    return Merged(folder, number, any(hidden), not all(hidden), size)
+    return Merged(folder, key, any(hidden), not all(hidden), size)
 
 
 def _rows(filesystem: fs.FileSystem, listing: Listing, trial_id: str) -> list[dict[str, Any]]:

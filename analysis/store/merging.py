@@ -1,11 +1,12 @@
 """How the files of a table become few: batch by batch, each as `store.listing` tells it."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +32,27 @@ class OwnedTable:
     folder: str
     schema: pa.Schema
     check: Callable[[], None]
+    run: "Run"
+
+
+class Run(NamedTuple):
+    """A merge of all tables: a number that is higher than any before, and a name of its own.
+
+    Of a trial that is merged in two folders which were joined, all tables' rows are then of one.
+    """
+
+    number: int
+    name: str
+
+    def key(self, index: int) -> str:
+        """Of a table's file with this index."""
+        return f"{self.number:012x}-{self.name}{index:04x}"
+
+
+def new_run(listings: Iterable[Listing]) -> Run:
+    """The next merge of tables of which these are the listings."""
+    numbers = (file.number for listing in listings for file in listing.merged)
+    return Run(max(numbers, default=0) + 1, uuid4().hex[:8])
 
 
 @dataclass(frozen=True)
@@ -39,11 +61,11 @@ class MergePlan:
 
     small: Mapping[str, fs.FileInfo]
     merged: Sequence[Merged]
-    stale: Mapping[int, Collection[str]]
+    stale: Mapping[str, Collection[str]]
 
     def __bool__(self) -> bool:
         """Whether there is anything to do: files that can get fewer, or a merge to complete."""
-        unfinished = any(not file.is_visible or self.stale[file.number] for file in self.merged)
+        unfinished = any(not file.is_visible or self.stale[file.key] for file in self.merged)
         return unfinished or len(self.small) + len(self.merged) > 1
 
 
@@ -83,19 +105,19 @@ def plan_merge(table: OwnedTable, ended: Collection[str]) -> MergePlan:
     merged = [
         file
         for file in listing.merged
-        if stale[file.number] or not file.is_visible or file.size <= size
+        if stale[file.key] or not file.is_visible or file.size <= size
     ]
     return MergePlan(small, merged, stale)
 
 
-def _stale(table: OwnedTable, listing: Listing) -> dict[int, set[str]]:
+def _stale(table: OwnedTable, listing: Listing) -> dict[str, set[str]]:
     """Of each merged file, the trials that have a file of their own, or are in a later one."""
     only_id = pa.schema([table.schema.field("trial_id")])
     newer, stale = set(listing.small), {}
     for file in listing.merged:
         rows = read_merged(table.filesystem, [file], only_id)
         ids = set(rows["trial_id"].unique().to_pylist())
-        stale[file.number] = ids & newer
+        stale[file.key] = ids & newer
         newer |= ids
     return stale
 
@@ -115,20 +137,20 @@ def merge(table: OwnedTable, plan: MergePlan) -> None:
     for file in list_table(table.filesystem, table.folder).merged:
         if file.is_hidden and file.is_visible:  # an earlier run's last step
             _delete(table.filesystem, file.hidden)
-    batch = _Batch()
+    batch, index = _Batch(), 0
     for part in _parts(table, plan):
         batch.add(part)
         if batch.size >= MOST_BYTES:
-            _replace(table, batch)
-            batch = _Batch()
+            _replace(table, batch, index)
+            batch, index = _Batch(), index + 1
     if batch.small or batch.merged:
-        _replace(table, batch)
+        _replace(table, batch, index)
 
 
 def _parts(table: OwnedTable, plan: MergePlan) -> Iterator[_Part]:
     """Rows to merge. Merged files come first: they go before, or with, the small ones that win."""
     for file in plan.merged:
-        stale = pa.array(sorted(plan.stale[file.number]), pa.string())
+        stale = pa.array(sorted(plan.stale[file.key]), pa.string())
         rows = read_merged(table.filesystem, [file], table.schema, without=stale)
         yield _Part(rows, merged=[file])
     small = iter(plan.small.values())
@@ -138,10 +160,8 @@ def _parts(table: OwnedTable, plan: MergePlan) -> Iterator[_Part]:
         yield _Part(rows.combine_chunks(), small=chunk)  # thousands of chunks slow all that follows
 
 
-def _replace(table: OwnedTable, batch: _Batch) -> None:
-    listing = list_table(table.filesystem, table.folder)
-    number = max((file.number for file in listing.merged), default=0) + 1
-    new = Merged(table.folder, number, is_hidden=True, is_visible=False, size=0)
+def _replace(table: OwnedTable, batch: _Batch, index: int) -> None:
+    new = Merged(table.folder, table.run.key(index), is_hidden=True, is_visible=False, size=0)
     content = _parquet(pa.concat_tables(batch.rows))
     table.check()
     write_atomic(table.filesystem, new.hidden, content)

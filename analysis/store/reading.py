@@ -10,7 +10,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from analysis.store.errors import BusyError, ResultsError, VersionError, one_line
-from analysis.store.listing import TRIES, Listing, Merged, list_table
+from analysis.store.listing import TRIES, Listing, Merged, check_is_own, list_table
 from analysis.store.schema import SCHEMA_VERSION
 
 READERS: Final = 8  # files in flight at an object store, which is latency
@@ -137,7 +137,9 @@ def _read_file(filesystem: pafs.FileSystem, file: str, schema: pa.Schema) -> pa.
             f"{file} is not a whole Parquet file ({one_line(error)}); delete "
             f"trials/{file.rpartition('/')[2]}, then run the sweep again: it trains that one anew"
         ) from error
-    return _conform(table, schema, file)
+    table = _conform(table, schema, file)
+    check_is_own(table, file)
+    return table
 
 
 def _read_merged_file(filesystem: pafs.FileSystem, file: Merged, schema: pa.Schema) -> pa.Table:

@@ -1,6 +1,8 @@
 """Merged files hold what the small ones held, for every reader and at every moment."""
 
 import itertools
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.compact import main
-from analysis.store.errors import ResultsError
+from analysis.store.errors import InputError, ResultsError
 from analysis.store.locks import SWEEP_LOCK
 from analysis.store.results import ResultStore
 from analysis.store.rows import EpochRow
@@ -167,7 +169,8 @@ def test_a_merged_trial_is_not_trained_again_until_it_is_forgotten(
     first = configs[0].trial_id
     assert run_trial(configs[0], reported.append, store=results)["attempts"] == 1
     assert reported == results.read_rows("epochs", first)
-    assert names(store, "epochs") == ["merged-000000000001.parquet"]
+    (name,) = names(store, "epochs")
+    assert re.fullmatch(r"merged-000000000001-[0-9a-f]{12}\.parquet", name)
     forget(results, [first])
     assert run_trial(configs[0], lambda _: None, store=results)["attempts"] == 1
     assert f"{first}.parquet" in names(store, "epochs")
@@ -245,3 +248,112 @@ def test_what_is_no_results_folder_is_refused(
     assert main(["--results", place if "://" in place else str(tmp_path / place)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
     assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def joined(*roots: Path, into: Path) -> Store:
+    """Results folders in one, as docs/scale.md advises."""
+    for root in roots:
+        shutil.copytree(root, into, dirs_exist_ok=True)
+    return Store(into)
+
+
+def half(tmp_path: Path, name: str, *, first: int, trials: int = 3) -> Store:
+    store = Store(tmp_path / name, trials=first)
+    fill(store, trials)
+    return store
+
+
+@pytest.mark.parametrize("merged", [(True, True), (True, False), (False, True)], ids=str)
+@pytest.mark.parametrize("overlap", [0, 1, 3])
+def test_folders_that_were_merged_can_be_joined(
+    tmp_path: Path, merged: tuple[bool, bool], overlap: int
+) -> None:
+    parts = [half(tmp_path, "a", first=0), half(tmp_path, "b", first=3 - overlap)]
+    expected = frames(joined(*(part.root for part in parts), into=tmp_path / "unmerged").root)
+    for part, is_merged in zip(parts, merged, strict=True):
+        if is_merged:
+            run(part)
+    both = joined(*(part.root for part in parts), into=tmp_path / "both")
+    seen = [frames(both.root)]
+    run(both)
+    seen.append(frames(both.root))
+    assert not any_row_twice(both)
+    for found in seen:
+        for name in TABLES:
+            found[name], wanted = (
+                frame.sort_values(list(frame.columns[:3]), ignore_index=True)
+                for frame in (found[name], expected[name])
+            )
+            if overlap:  # the same trials, with another seed each in this fixture
+                assert found[name]["trial_id"].tolist() == wanted["trial_id"].tolist()
+            else:
+                pd.testing.assert_frame_equal(found[name], wanted)
+
+
+def test_a_trial_that_is_merged_in_two_joined_folders_is_of_one_of_them(tmp_path: Path) -> None:
+    a = half(tmp_path, "a", first=0)
+    shutil.copytree(a.root, tmp_path / "b")
+    b = Store(tmp_path / "b")
+    for store, number in ((a, 1), (b, 2)):
+        for trial_id in ResultStore(store.root).names("trials"):
+            name = trial_id.removesuffix(".parquet")
+            row = {**ResultStore(store.root).read_rows("trials", name)[0], "attempts": number}
+            ResultStore(store.root).write_rows("trials", name, [row])
+            epochs = ResultStore(store.root).read_rows("epochs", name)
+            rows = [{**each, "lr": float(number)} for each in epochs]
+            ResultStore(store.root).write_rows("epochs", name, rows)
+        run(store)
+    both = joined(a.root, b.root, into=tmp_path / "both")
+    for _ in range(2):
+        found = frames(both.root)
+        (winner,) = found["trials"]["attempts"].unique()
+        assert found["epochs"]["lr"].unique().tolist() == [winner]
+        assert len(found["epochs"]) == 9
+        run(both)
+
+
+def test_a_copy_that_grew_elsewhere_can_be_joined_again(store: Store, tmp_path: Path) -> None:
+    fill(store, 2)
+    run(store)
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy", trials=20)
+    for grown in (store, copy):
+        fill(grown, 2)
+        run(grown)
+    both = joined(store.root, copy.root, into=tmp_path / "both")
+    assert len(frames(both.root)["trials"]) == 6
+    run(both)
+    assert len(frames(both.root)["trials"]) == 6
+    assert not any_row_twice(both)
+
+
+@pytest.mark.parametrize("table", ["trials", "epochs", "scores"])
+@pytest.mark.parametrize(
+    "name", ["{} (conflicted copy).parquet", "{}.1.parquet", "000000000009.parquet", "merged"]
+)
+def test_a_stray_copy_is_named_and_counts_nowhere(
+    store: Store, table: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, *_ = fill(store, 2)
+    if name == "merged":
+        run(store)
+        source = next((store.root / table).glob("merged-*"))
+        stray = source.with_name(f"{source.stem} (1).parquet")
+    else:
+        source = store.root / table / f"{first}.parquet"
+        stray = store.root / table / name.format(first)
+    shutil.copy(source, stray)
+    said = re.escape(f"{stray} holds trial {first}, which it is not named for")
+    with pytest.raises(ResultsError, match=said):
+        load_results(store.root)
+    if table == "trials":
+        with pytest.raises(InputError, match=said):
+            read_ledger(ResultStore(store.root))
+    if stray.stem == "000000000009":
+        with pytest.raises(ResultsError, match=said):
+            ResultStore(store.root).read_rows(table, stray.stem)
+    capsys.readouterr()
+    if name != "merged" and table != "trials":
+        run(store)  # strays are of no trial, so they stay
+    stray.unlink()
+    assert len(frames(store.root)["trials"]) == 2
