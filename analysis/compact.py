@@ -17,6 +17,7 @@ Exit codes: 0 fine; 2 bad input, or a sweep is running.
 import argparse
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow as pa
@@ -87,7 +88,8 @@ def _remove_parts(store: Store) -> None:
     for name in TABLES:
         for pattern in (f"{name}/.*merged-*{PART_SUFFIX}", f"compacted/.{name}.*{PART_SUFFIX}"):
             for part in Path(store.root).glob(pattern):
-                part.unlink(missing_ok=True)
+                with suppress(OSError):  # no reader takes it for anything
+                    part.unlink(missing_ok=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, get_args
 
-from analysis.store.command_line import Parser
+from analysis.store.command_line import Parser, a_folder
 from analysis.store.errors import InputError
 
 AUTO: Final = "auto"  # workers or GPUs: whatever fits best
@@ -189,7 +189,7 @@ def _parser() -> Parser:
     add("--epochs", type=int, help="epochs of every trial, instead of the study's")
     add("--limit", type=int, metavar="N", help="only the first N trials of the plan")
     add("--results", metavar="PATH_OR_URI", help="default: results")
-    add("--data-dir", type=Path, metavar="PATH", help="default: data")
+    add("--data-dir", type=a_folder, metavar="PATH", help="default: data")
     add("--download", action=argparse.BooleanOptionalAction,
         help="fetch a dataset that is not in --data-dir (default: yes)")  # fmt: skip
     add("--dry-run", action="store_true", help="show the plan and touch nothing")

@@ -14,12 +14,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from analysis.store.errors import InputError
+from analysis.store.errors import InputError, unknown
 from analysis.store.rows import ConfigRow
 from trainers.datasets import find_dataset
 from trainers.names import check_model, check_optimizer
 from trainers.recipes import COSINE_END, RECIPES, Schedule
-from trainers.registry import LOSSES, unknown
+from trainers.registry import LOSSES
 
 Augment = Literal["none", "da1", "da1+da2"]
 Regularizer = Literal["features", "global"]

@@ -14,9 +14,9 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.store.errors import InputError
+from analysis.store.errors import InputError, unknown
 from trainers.image_folder import Samples, decode, list_folder
-from trainers.registry import Registry, unknown
+from trainers.registry import Registry
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]

@@ -2,9 +2,8 @@
 
 from typing import Final
 
-from analysis.store.errors import InputError
+from analysis.store.errors import InputError, unknown
 from trainers.recipes import RECIPES
-from trainers.registry import unknown
 
 # Names that need no look into timm, whose import takes seconds.
 KNOWN: Final = ("densenet121", "mlp", "resnet18", "resnet50", "ufm")

@@ -5,21 +5,12 @@ thousands of trials is checked without loading torch.
 """
 
 from collections.abc import Callable, Mapping
-from difflib import get_close_matches
 from importlib import import_module
 from typing import Final, Generic, TypeVar
 
-from analysis.store.errors import InputError, one_line
+from analysis.store.errors import InputError, one_line, unknown
 
 T = TypeVar("T")
-
-
-def unknown(kind: str, name: object, names: list[str]) -> InputError:
-    """The error for a name that is not one of `names`, with the nearest one suggested."""
-    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    listed = ", ".join(names) if len(names) <= 40 else f"{len(names)} names"
-    return InputError(f"{name!r} is not a known {kind}{hint} (known: {listed})")
 
 
 class Registry(Generic[T]):

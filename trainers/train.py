@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from analysis.store.command_line import Parser, outlive_listeners, run_main
-from analysis.store.errors import InputError
+from analysis.store.command_line import Parser, a_folder, outlive_listeners, run_main
+from analysis.store.errors import InputError, StoreError
 from analysis.store.results import ResultStore
 from analysis.store.rows import EpochRow, TrialRow
 from trainers.config import TrialConfig
@@ -23,7 +23,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("--config", type=Path, required=True, metavar="JSON", help="the fields of a trial")
     add("--results", default="results", metavar="PATH_OR_URI", help="default: results")
-    add("--data-dir", type=Path, default=Path("data"), metavar="PATH", help="default: data")
+    add("--data-dir", type=a_folder, default=Path("data"), metavar="PATH", help="default: data")
     add("--download", action=argparse.BooleanOptionalAction, default=True)
     add("--keep-checkpoints", action="store_true")
     return parser.parse_args(argv)
@@ -65,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_main:
             print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
+    except StoreError as error:  # the fault of a disk, not of the trial
+        print(f"{error}; the same command continues from the last epoch", file=sys.stderr)
+        return INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last epoch", file=sys.stderr)
         return INTERRUPTED

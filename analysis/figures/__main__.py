@@ -15,7 +15,7 @@ from pathlib import Path
 
 from analysis.figures.catalogue import BY_NAME, FIGURES, NAMES, build_figures, needed_tables
 from analysis.figures.drawing import SCREEN, STYLES, save
-from analysis.store.command_line import Parser, run_main
+from analysis.store.command_line import Parser, a_folder, run_main
 from analysis.store.errors import ResultsError
 from analysis.trials.load import Results, load_results
 
@@ -81,7 +81,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--format", choices=FORMATS, default="png")
     parser.add_argument(
-        "--out", type=Path, help="folder to write to (default: `figures` in local results)"
+        "--out", type=a_folder, help="folder to write to (default: `figures` in local results)"
     )
     return parser.parse_args(argv)
 

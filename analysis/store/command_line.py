@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 
@@ -73,6 +74,16 @@ def _open_what_is_closed() -> None:
                 os.close(nowhere)
             opened = open(number, mode, encoding="utf-8", closefd=False)  # noqa: SIM115
             setattr(sys, name, opened)
+
+
+def a_folder(text: str) -> Path:
+    """The type of an option that names a folder, which may not be there yet."""
+    path = Path(text)
+    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not nearest.is_dir():
+        what = "is a file" if nearest.is_file() else "leads nowhere"
+        raise argparse.ArgumentTypeError(f"{nearest} {what}, and it has to be a folder")
+    return path
 
 
 class Parser(argparse.ArgumentParser):

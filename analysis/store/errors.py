@@ -4,6 +4,8 @@ Two trees: `InputError` is the user's to mend, `StoreError` the disk's or the st
 to one process or one cluster alone (a lost rank, a lost cluster) is defined where it is raised.
 """
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Final
 
 import pyarrow as pa
@@ -11,6 +13,7 @@ import pyarrow as pa
 from analysis.store.schema import SCHEMA_VERSION
 
 _LONGEST: Final = 300  # of what somebody else's error says
+MOST_NAMES: Final = 12  # told one by one
 
 
 class InputError(ValueError):
@@ -52,6 +55,19 @@ class BusyError(StoreError):
 
 class LeaseLostError(StoreError):
     """The lock could not be renewed in time, so that another process may hold it now."""
+
+
+def unknown(kind: str, name: object, names: Sequence[str], *, where: str = "") -> InputError:
+    """The error for a name that is not one of `names`: what is nearest, and where all of them are.
+
+    `where` a long list can be read; a short one is told.
+    """
+    text = str(name)
+    parts = [each for each in names if text and text in each][:3]
+    near = get_close_matches(text, names, 1) or parts or get_close_matches(text, names, 1, 0.5)
+    hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+    all_of_them = ", ".join(names) if len(names) <= MOST_NAMES else f"{len(names)} names{where}"
+    return InputError(f"{name!r} is not a known {kind}{hint} (known: {all_of_them})")
 
 
 def one_line(error: BaseException) -> str:

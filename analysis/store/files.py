@@ -55,7 +55,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
             os.replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):  # NFS keeps what is open elsewhere; `remove_parts` comes later
+            part.unlink(missing_ok=True)
 
 
 def _new_part(path: Path) -> tuple[Path, IO[bytes]]:

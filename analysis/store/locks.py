@@ -10,9 +10,12 @@ One window is left, as with any lease: a holder that is frozen (a paused machine
 LEASE_S after it checked and before its write arrives, writes although another may hold the lock.
 """
 
+import errno
 import fcntl
 import os
 import random
+import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,11 +27,13 @@ from uuid import uuid4
 
 from pyarrow import fs
 
-from analysis.store.errors import LeaseLostError
+from analysis.store.errors import LeaseLostError, WriteError
 from analysis.store.files import write_atomic
 
 LEASE_S = 30.0  # without a renewal, a claim counts for no longer than this
 RENEW_S = 5.0
+PATIENCE_S: Final = 1.0  # after which a process says that it waits
+NO_LOCKS: Final = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 @contextmanager
@@ -60,6 +65,7 @@ def remove_expired(filesystem: fs.FileSystem, folder: str) -> None:
 
 def _take(filesystem: fs.FileSystem, path: str, *, wait: bool) -> "_Claim":
     seen: dict[str, datetime] = {}
+    is_said = False
     while True:
         claim = _Claim(filesystem, f"{path}.")
         claim.put()
@@ -70,6 +76,9 @@ def _take(filesystem: fs.FileSystem, path: str, *, wait: bool) -> "_Claim":
         others = others or {}
         if not wait and any(seen.get(name, at) != at for name, at in others.items()):
             raise BlockingIOError(f"{path} is locked")
+        if wait and others and not is_said:
+            print(f"waiting for {path}, held by another process", file=sys.stderr)
+            is_said = True
         seen |= others
         time.sleep(random.uniform(0.1, 0.5) * RENEW_S)  # not in step with who else is waiting
 
@@ -140,7 +149,7 @@ def lock(filesystem: fs.FileSystem, path: str, *, wait: bool) -> Iterator[Callab
     On an object store see `store.locks`: it ends 30 s after its holder, and the check raises
     LeaseLostError when it could not be renewed.
 
-    Raises BlockingIOError if it is taken and `wait` is False.
+    Raises BlockingIOError if it is taken and `wait` is False, WriteError where no lock can be held.
     """
     if not isinstance(filesystem, fs.LocalFileSystem):
         with lease(filesystem, path, wait=wait) as check:
@@ -149,15 +158,59 @@ def lock(filesystem: fs.FileSystem, path: str, *, wait: bool) -> Iterator[Callab
     place = Path(path)
     place.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with place.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        with place.open("a+") as file:
+            _flock(file, place, wait=wait)
             if not _is_at(file, place):  # its last holder removed it while this one waited
                 continue
             try:
+                _sign(file)
                 yield lambda: None
             finally:
-                place.unlink(missing_ok=True)
+                with suppress(OSError):  # NFS keeps what another machine has open
+                    place.unlink(missing_ok=True)
             return
+
+
+def _flock(file: IO[str], path: Path, *, wait: bool) -> None:
+    """Raises BlockingIOError if it is taken, WriteError where the file system has no locks."""
+    try:
+        if not wait:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif not _taken_at_once(file):
+            file.seek(0)
+            print(f"waiting for {path}, held by {file.read() or 'another'}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        raise WriteError(
+            f"{path.parent} is on a file system without locks ({error.strerror}), so that two "
+            "writers could not be told apart; mount it with them (Lustre: -o flock), or choose "
+            "another place"
+        ) from error
+
+
+def _taken_at_once(file: IO[str]) -> bool:
+    """Whether a lock could be had within PATIENCE_S. Raises OSError."""
+    end = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)
+
+
+def _sign(file: IO[str]) -> None:
+    """Say who holds a lock, for those who wait for it."""
+    with suppress(OSError):  # a full disk: it is held all the same
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

@@ -115,10 +115,18 @@ class ResultStore:
         return sorted(name for name in found if not name.startswith("."))
 
     def remove_folder(self, *parts: str) -> None:
-        """Remove a folder and what is in it, if it is there."""
+        """Remove a folder and what is in it, if it is there.
+
+        What stays is at most hidden: NFS keeps a file that is open elsewhere as `.nfs…`.
+        """
         path = self.path(*parts)
-        if self.filesystem.get_file_info(path).type != fs.FileType.NotFound:
+        if self.filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            return
+        try:
             self.filesystem.delete_dir(path)
+        except OSError:
+            if self.names(*parts):
+                raise
 
     def remove_leftovers(self) -> None:
         """Remove parts of files and locks of killed processes."""

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.store.command_line import Parser, run_main
-from analysis.store.errors import GapError, ResultsError
+from analysis.store.command_line import Parser, a_folder, run_main
+from analysis.store.errors import GapError, InputError
 from analysis.store.files import write_text
 from analysis.tables.by_axes import DEFAULT_METRICS, custom_table
 from analysis.tables.catalogue import EPOCH_COLUMNS, NAMES, build_tables, with_notes
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GapError as error:
         print(error, file=sys.stderr)
         return 1
-    except (ResultsError, OSError) as error:
+    except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     empty = [table for table in tables if not table.rows] if args.table else []
@@ -97,7 +97,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--trace", action="store_true", help="also the trials, versions and files behind each cell"
     )
     parser.add_argument("--format", choices=sorted(EXTENSIONS), default="markdown")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: print)")
+    parser.add_argument("--out", type=a_folder, help="folder to write to (default: print)")
     parser.add_argument(
         "--compare",
         action=argparse.BooleanOptionalAction,

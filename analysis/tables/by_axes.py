@@ -1,12 +1,11 @@
 """A table over any axes and metrics of the user's own study."""
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any
 
 import pandas as pd
 
-from analysis.store.errors import ResultsError
+from analysis.store.errors import InputError, ResultsError, unknown
 from analysis.store.schema import CONFIG_FIELDS, EPOCHS, FRACTION
 from analysis.tables.entries import Entry, Line, Quantity, assemble, measured
 from analysis.tables.render import Table
@@ -21,12 +20,13 @@ def custom_table(trials: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]
     """A row for each combination of the fields `by`, a column for each metric.
 
     Args: trials as `measured.measured_trials` has them; config fields; columns of the epochs table.
-    Raises: ResultsError for an unknown name, or if trials of a row differ in more than their seed.
+    Raises: InputError for an unknown name; ResultsError if trials of a row differ in more than
+        their seed.
     """
     for name in by:
-        _check(name, _AXES, "--by", "a field of a trial")
+        _check(name, _AXES, "--by", "field of a trial")
     for name in metrics:
-        _check(name, _METRICS, "--metric", "a metric")
+        _check(name, _METRICS, "--metric", "metric")
     quantities = [_quantity(name) for name in metrics]
     lines = [_line(values, rows, by, quantities) for values, rows in _groups(trials, by)]
     percent = any(quantity.percent for quantity in quantities)
@@ -34,10 +34,9 @@ def custom_table(trials: pd.DataFrame, by: Sequence[str], metrics: Sequence[str]
     return assemble("table_by", f"By {', '.join(by)}", (*by, *metrics), lines, notes)
 
 
-def _check(name: str, known: Sequence[str], option: str, what: str) -> None:
+def _check(name: str, known: Sequence[str], option: str, kind: str) -> None:
     if name not in known:
-        close = [each for each in known if name in each] or get_close_matches(name, known) or known
-        raise ResultsError(f"{option} {name} is not {what}; try {', '.join(close)}")
+        raise InputError(f"{option}: {unknown(kind, name, known, where=', in docs/results.md')}")
 
 
 def _quantity(name: str) -> Quantity:

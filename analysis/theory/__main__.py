@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from analysis.store.command_line import Parser, run_main
+from analysis.store.command_line import Parser, a_folder, run_main
 from analysis.store.errors import ResultsError
 from analysis.store.files import write_text
 from analysis.tables.render import EXTENSIONS, Table, render_tables
@@ -67,7 +67,7 @@ def _parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         "--published", action="store_true", help="instead: the paper's Table 1 beside the theory"
     )
     parser.add_argument("--format", choices=_FORMATS, default="markdown")
-    parser.add_argument("--out", type=Path, help="folder to write to (default: print)")
+    parser.add_argument("--out", type=a_folder, help="folder to write to (default: print)")
     args = parser.parse_args(argv)
     if args.published and args.results is not None:
         parser.error("--published is of the paper's values alone; leave out --results")

@@ -17,10 +17,9 @@ from typing import Any, Final
 
 import yaml
 
-from analysis.store.errors import InputError
+from analysis.store.errors import InputError, unknown
 from orchestrator.plan.slots import REQUEST_KEYS, Request, parse_request
 from trainers.config import TrialConfig
-from trainers.registry import unknown
 
 MOST_DIGITS: Final = 400  # more than any float has; Python doesn't even print 5,000
 Grid = Mapping[str, Any]

@@ -77,3 +77,14 @@ def test_a_mistake_is_one_line_and_writes_nothing(
     assert error.count("\n") == 1
     assert message in error
     assert sorted(somewhere.rglob("*")) == before
+
+
+@pytest.mark.parametrize("folder", ["bad.json", "bad.json/x"])
+@pytest.mark.usefixtures("somewhere")
+def test_data_in_a_file_are_refused(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--config", "trial.json", "--data-dir", folder])
+    error = capsys.readouterr().err
+    assert error.startswith("error: argument --data-dir: ")
+    assert "bad.json is a file, and it has to be a folder" in error
+    assert error.count("\n") == 1

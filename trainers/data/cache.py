@@ -12,6 +12,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Final, NamedTuple
 
@@ -124,7 +125,8 @@ def _open_or_fill(folder: Path, name: str, source: Path, decode: Decode) -> tupl
     for old in folder.iterdir():
         # Of replaced data, or of a writer that was killed: nobody else writes now.
         if old.name.rsplit(".", 2)[0] == name or old.suffix == PART_SUFFIX:
-            old.unlink(missing_ok=True)
+            with suppress(OSError):  # a kernel or a server may hold on to it for a while
+                old.unlink(missing_ok=True)
     for path, split in zip(paths, splits, strict=True):
         write(path, split)
     return read(paths[0]), read(paths[1])

@@ -1,6 +1,11 @@
-"""The lock for object stores. Any pyarrow filesystem will do to test it: here a local one."""
+"""Locks: on a disk, and for object stores, where any pyarrow filesystem will do to test it."""
 
+import errno
+import fcntl
 import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +16,7 @@ import pytest
 from pyarrow import fs
 
 from analysis.store import locks as lease_module
-from analysis.store.errors import LeaseLostError
+from analysis.store.errors import LeaseLostError, WriteError
 from analysis.store.locks import lease, remove_expired
 
 LOCAL = fs.LocalFileSystem()
@@ -97,3 +102,69 @@ def test_claims_of_the_dead_are_swept_away(tmp_path: Path) -> None:
     os.utime(tmp_path / ".a.lock.dead", (0, 0))
     remove_expired(LOCAL, str(tmp_path))
     assert [path.name for path in tmp_path.iterdir()] == ["trial"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK])
+@pytest.mark.parametrize("wait", [False, True])
+def test_a_disk_without_locks_is_told_by_its_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, wait: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said = rf"{tmp_path} is on a file system without locks \({os.strerror(number)}\).* mount it"
+    with (
+        pytest.raises(WriteError, match=said),
+        lease_module.lock(LOCAL, str(tmp_path / ".lock"), wait=wait),
+    ):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_that_cannot_be_removed_is_free_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(errno.EBUSY, "busy")
+
+    path = str(tmp_path / ".lock")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", busy)
+        for _ in range(2):
+            with lease_module.lock(LOCAL, path, wait=False):
+                pass
+    with lease_module.lock(LOCAL, path, wait=False):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+HOLD = """
+import sys
+from pyarrow import fs
+from analysis.store.locks import lock
+with lock(fs.LocalFileSystem(), sys.argv[1], wait=True):
+    print("held", flush=True)
+    input()
+"""
+
+
+def test_who_waits_says_for_whom(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(lease_module, "PATIENCE_S", 0.1)
+    path = str(tmp_path / ".lock")
+    command = [sys.executable, "-c", HOLD, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout
+        holder.stdout.readline()
+        ends = threading.Timer(0.5, holder.communicate, [b"\n"])
+        ends.start()
+        with lease_module.lock(LOCAL, path, wait=True):
+            pass
+        ends.join()
+    said = capsys.readouterr().err
+    assert said == f"waiting for {path}, held by process {holder.pid} on {socket.gethostname()}\n"
+    with lease_module.lock(LOCAL, path, wait=True):
+        pass
+    assert capsys.readouterr().err == ""

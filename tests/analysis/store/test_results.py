@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -216,3 +217,25 @@ def test_s3_has_locks(s3: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
     store.remove_leftovers()
     found = store.filesystem.get_file_info(fs.FileSelector(store.root, recursive=True))
     assert [info.path for info in found if info.is_file] == []
+
+
+def test_what_a_server_keeps_of_a_removed_folder_is_no_error(
+    store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write_bytes(b"1", "checkpoints", "a", "epoch_000001.pt")
+    folder = Path(store.root) / "checkpoints" / "a"
+
+    def delete(path: str) -> None:
+        """As on NFS: a file that is open elsewhere gets another name, and its folder can't go."""
+        if keeps:
+            (folder / "epoch_000001.pt").rename(folder / ".nfs0001")
+        raise OSError(39, "Directory not empty")
+
+    filesystem = SimpleNamespace(delete_dir=delete, get_file_info=store.filesystem.get_file_info)
+    monkeypatch.setattr(store, "filesystem", filesystem)
+    keeps = False
+    with pytest.raises(OSError, match="not empty"):
+        store.remove_folder("checkpoints", "a")
+    keeps = True
+    store.remove_folder("checkpoints", "a")
+    assert store.names("checkpoints", "a") == []

@@ -47,9 +47,22 @@ def test_what_is_advised_is_enough_and_no_more(
     ("argv", "message"),
     [
         (["--by", "loss"], "trials of the row loss=ce differ in rotation, which would be averaged"),
-        (["--by", "rotatoin"], "--by rotatoin is not a field of a trial; try rotation"),
-        (["--by", "seed"], "--by seed is not a field of a trial; try "),
-        (["--by", "loss", "rotation", "--metric", "nc1"], "not a metric; try nc1_train, nc1_test"),
+        (
+            ["--by", "rotatoin"],
+            "--by: 'rotatoin' is not a known field of a trial; did you mean 'rotation'?",
+        ),
+        (
+            ["--by", "seed"],
+            "--by: 'seed' is not a known field of a trial (known: 31 names, in docs/",
+        ),
+        (
+            ["--by", "loss", "rotation", "--metric", "nc1"],
+            "--metric: 'nc1' is not a known metric; did you mean 'nc1_train' or 'nc1_test'?",
+        ),
+        (
+            ["--by", "loss", "rotation", "--metric", "nope"],
+            "--metric: 'nope' is not a known metric (known: ",
+        ),
     ],
 )
 def test_what_cannot_be_averaged_or_is_unknown_is_refused(
