@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from os import cpu_count
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.store.errors import InputError
+from trainers.machine import usable_cpus
 from trainers.registry import Registry, unknown
 
 if TYPE_CHECKING:
@@ -308,7 +308,7 @@ def _to_decode(folder: "ImageFolder", side: int) -> Pending:
             ) from error
 
     def block(start: int, stop: int) -> Images:
-        with ThreadPoolExecutor(cpu_count()) as pool:
+        with ThreadPoolExecutor(usable_cpus()) as pool:
             return np.stack([*pool.map(image, range(start, stop))])
 
     return Pending(np.asarray(folder.targets, np.int64), (side, side, 3), block)

@@ -16,6 +16,7 @@ from rich.console import Console
 from analysis.store.errors import InputError, one_line
 from orchestrator.plan.slots import Node
 from orchestrator.run import interrupt
+from trainers.machine import usable_cpus, usable_gpus
 
 # Read by Ray when it is imported or when it starts its processes.
 ENVIRONMENT: Final = {
@@ -48,7 +49,7 @@ def connect(address: str | None) -> list[Node]:
 
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        _init(address)
     except (OSError, ValueError) as error:  # OSError: also a TMPDIR too long for a socket's name
         raise InputError(
             f"no Ray cluster answers or starts ({one_line(error)}); start one, "
@@ -60,6 +61,31 @@ def connect(address: str | None) -> list[Node]:
         signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end without a word
     interrupt.check()
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _init(address: str | None) -> None:
+    """Start Ray with what this process may use, which Ray itself doesn't ask; or join, as it is."""
+    import ray
+
+    def init(**amounts: int) -> None:
+        ray.init(
+            address,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            **amounts,  # pyright: ignore[reportArgumentType]
+        )
+
+    if names_cluster(address):
+        return init()
+    gpus = usable_gpus()
+    known = {} if gpus is None else {"num_gpus": gpus}
+    try:
+        init(num_cpus=usable_cpus(), **known)
+    except ValueError as error:
+        if "existing cluster" not in str(error):
+            raise
+        init()  # one that `ray start` left on this machine
 
 
 def names_cluster(address: str | None) -> bool:

@@ -1,9 +1,7 @@
 """The plan as a person reads it: the trials, what each kind takes, and what all will cost."""
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from pyarrow import fs
@@ -19,14 +17,14 @@ from orchestrator.plan.recorded import shared_fields
 from orchestrator.plan.slots import Node, Request, Slot, check_fits
 from orchestrator.terminal.words import counted, duration
 from trainers.config import TrialConfig
+from trainers.machine import usable_cpus, usable_gpus
 
 START_S: Final = 15.0  # until the first trial trains: Ray, and PyTorch in each worker
 
 
 def this_machine() -> list[Node]:
-    """What there is to run on, as far as it is known without Ray."""
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}]
+    """What there is to run on, as far as it is known without Ray: what `connect` would start."""
+    return [{"CPU": float(usable_cpus()), "GPU": float(usable_gpus() or 0)}]
 
 
 def show_plan(
