@@ -91,8 +91,8 @@ def _start(address: str | None) -> None:
         disconnect()  # from what has started of it
         interrupt.check()
     raise InputError(
-        f"Ray doesn't start ({one_line(reasons[-1])}), tried {TRIES} times; look for what keeps this "
-        "machine busy, then give the same command again"
+        f"Ray doesn't start ({one_line(reasons[-1])}), tried {TRIES} times; look for what "
+        "keeps this machine busy, then give the same command again"
     ) from reasons[-1]
 
 
