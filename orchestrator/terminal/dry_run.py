@@ -1,5 +1,6 @@
 """The plan as a person reads it: the trials, what each kind takes, and what all will cost."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -10,6 +11,7 @@ from analysis.store.errors import InputError
 from analysis.store.results import KEPT, ResultStore
 from analysis.store.schema import TABLES
 from orchestrator.options import AUTO
+from orchestrator.plan.ledger import Kind
 from orchestrator.plan.makespan import makespan
 from orchestrator.plan.packing import slots_on
 from orchestrator.plan.plan import Plan
@@ -76,11 +78,28 @@ def _kinds(plan: Plan, nodes: Sequence[Node]) -> Iterator[str]:
         config, cost = plan.trials[ids[0]], plan.ledger.costs.get(kind)
         for request in dict.fromkeys(plan.requests[i] for i in ids):
             count = sum(plan.requests[i] == request for i in ids)
-            line = f"  {count} x {_name(config)}: {_takes(request, nodes)}"
+            line = f"  {count} x {name_of_kind(config)}: {_takes(request, nodes)}"
             yield line + (f", {cost.seconds_per_epoch:.3g} s an epoch" if cost else "")
+        if words := compiling_in_words(plan, kind):
+            yield f"    {words}"
 
 
-def _name(config: TrialConfig) -> str:
+def compiling_in_words(plan: Plan, kind: Kind) -> str | None:
+    """Whether a trial of a kind that compiles gains what that costs; None if none was probed."""
+    cost, epochs = plan.ledger.costs.get(kind), plan.trials[plan.kinds[kind][0]].epochs
+    if not cost or not cost.compiling:
+        return None
+    plain_s = cost.compiling["plain_seconds_per_epoch"]
+    compile_s = cost.compiling["compile_s"]
+    saved_s = plain_s - cost.seconds_per_epoch
+    facts = f"{plain_s / cost.seconds_per_epoch:.2f} times as fast, {compile_s:.0f} s to compile"
+    if saved_s * epochs <= compile_s:
+        return f"compile: does not pay in {counted(epochs, 'epoch')}: {facts}"
+    return f"compile: pays after {counted(math.ceil(compile_s / saved_s), 'epoch')}: {facts}"
+
+
+def name_of_kind(config: TrialConfig) -> str:
+    """A kind of trials in a few words, by one of them."""
     augment = "" if config.augment == "none" else f" {config.augment}"
     return (
         f"{config.dataset} {config.model} {config.optimizer}{augment} batch {config.batch_size} "
@@ -118,8 +137,8 @@ def _estimates(
     if unknown:
         yield (
             f"estimated wall time: unknown; no finished trial of {len(unknown)} of "
-            f"{counted(len(plan.kinds), 'kind')} (for example {_name(unknown[0])}) is in the "
-            "results; --probe runs a few steps of each"
+            f"{counted(len(plan.kinds), 'kind')} (for example {name_of_kind(unknown[0])}) is in "
+            "the results; --probe runs a few steps of each"
         )
     else:
         yield (
