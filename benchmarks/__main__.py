@@ -4,7 +4,6 @@ python -m benchmarks [--only NAME ...] [--small]
 """
 
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from typing import Final
 
 from analysis.store.command_line import Parser
 from benchmarks.rows import Row
+from trainers.machine import usable_cpus
 
 ROOT: Final = Path(__file__).parents[1]
 # What is run by which command, and what makes it as small as it can be.
@@ -65,7 +65,7 @@ def _passed_on(process: subprocess.Popen[str]) -> str:
 
 def machine() -> Iterator[str]:
     """Where, with what, of which code and when."""
-    yield f"{os.cpu_count()} cores, {_cpu()}, {platform.system()} {platform.release()}"
+    yield f"{usable_cpus()} cores, {_cpu()}, {platform.system()} {platform.release()}"
     names = ("torch", "timm", "ray", "pyarrow", "pandas")
     yield f"Python {platform.python_version()}, " + ", ".join(f"{n} {version(n)}" for n in names)
     yield f"commit {_commit()}, {datetime.now(UTC):%Y-%m-%d}"

@@ -17,6 +17,7 @@ import yaml
 
 from analysis.store.results import ResultStore
 from benchmarks.rows import Row, run
+from trainers.machine import usable_cpus
 
 MOST_S, LEAST_BUSY = 0.150, 0.92
 TRIVIAL = {
@@ -58,7 +59,7 @@ def swept(folder: Path, name: str, study: dict, trials: int) -> Times:
 
 def measure(args: argparse.Namespace) -> Iterator[Row]:
     """A trivial trial's overhead, and what of the slots' time long trials leave unused."""
-    slots = os.cpu_count() or 1
+    slots = usable_cpus()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         base = swept(folder, "one", TRIVIAL, slots)

@@ -30,6 +30,7 @@ from analysis.store.results import ResultStore
 from benchmarks.pairing import compare
 from benchmarks.rows import Row, run
 from trainers.datasets import find_dataset
+from trainers.machine import usable_cpus
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 AXES = {"loss": ["ce", "bce"], "optimizer": ["sgd", "adamw"], "seed": [0, 1]}
@@ -95,7 +96,7 @@ class Sides:
 
     def scripts(self, at_once: int) -> int:
         """A process for each trial, so many of them at once."""
-        cores = os.cpu_count() or 1
+        cores = usable_cpus()
         with tempfile.TemporaryDirectory(dir=self.home) as name:
             folder = Path(name)
 

@@ -13,6 +13,8 @@ from typing import NoReturn
 
 from rich.console import Console
 
+if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # see orchestrator.run.interrupt
 if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # while it imports: nothing to save or to show
 

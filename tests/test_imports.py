@@ -30,8 +30,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "trainers.registry": (STORE,),
     "trainers.recipes": (),
+    "trainers.machine": (),
     "trainers.names": (STORE, "trainers.registry", "trainers.recipes"),
-    "trainers.image_folder": (STORE,),
+    "trainers.image_folder": (STORE, "trainers.machine"),
     "trainers.datasets": (STORE, "trainers.registry", "trainers.image_folder"),
     "trainers.config": (
         STORE, "trainers.registry", "trainers.recipes", "trainers.names", "trainers.datasets",
@@ -45,7 +46,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         STORE, "trainers.registry", "trainers.config", "trainers.metrics", "trainers.data",
         "trainers.model",
     ),
-    "trainers.train": (STORE, "trainers.config", "trainers.run"),
+    "trainers.train": (STORE, "trainers.config", "trainers.machine", "trainers.run"),
     "trainers.ray_worker": (STORE, "trainers.registry", "trainers.config", "trainers.run"),
     "orchestrator.options": (STORE,),
     "orchestrator.plan": (
@@ -54,11 +55,13 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "orchestrator.terminal": (
         STORE, "analysis.paper", "analysis.trials", "analysis.theory", "analysis.tables",
         "analysis.figures", "orchestrator.options", "orchestrator.plan", "trainers.config",
+        "trainers.machine",
     ),
     "orchestrator.tracking": (STORE, "orchestrator.terminal", "trainers.config"),
     "orchestrator.run": (
         STORE, "orchestrator.options", "orchestrator.plan", "orchestrator.terminal",
-        "orchestrator.tracking", "trainers.config", "trainers.run", "trainers.ray_worker",
+        "orchestrator.tracking", "trainers.config", "trainers.machine", "trainers.run",
+        "trainers.ray_worker",
     ),
     "orchestrator.sweep": (
         STORE, "orchestrator.options", "orchestrator.plan", "orchestrator.terminal",

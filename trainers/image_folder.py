@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from os import cpu_count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.store.errors import InputError, one_line
+from trainers.machine import usable_cpus
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -145,7 +145,7 @@ def decode(paths: Sequence[Path], side: int) -> NDArray[np.uint8]:
 
     Raises InputError, which names every image that can't be decoded.
     """
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cpus()) as pool:
         decoded = [*pool.map(lambda path: _decoded(path, side), paths)]
     bad = [(path, why) for path, why in zip(paths, decoded, strict=True) if isinstance(why, str)]
     if bad:

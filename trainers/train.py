@@ -13,6 +13,7 @@ from analysis.store.errors import InputError, StoreError
 from analysis.store.results import ResultStore
 from analysis.store.rows import EpochRow, TrialRow
 from trainers.config import TrialConfig
+from trainers.machine import usable_cpus
 
 OK, FAILED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -80,6 +81,8 @@ def train(args: argparse.Namespace, is_main: bool) -> TrialRow:
     """Run the trial, in this process or as one of torchrun's; its row. Raises InputError."""
     config, store = read_config(args.config), ResultStore(args.results)
     store.check_writable()
+    import torch
+
     from trainers.run.check import check_trials, check_workers
     from trainers.run.loop import run_trial
     from trainers.run.ranks import (  # after the checks: torch takes seconds to import
@@ -87,6 +90,8 @@ def train(args: argparse.Namespace, is_main: bool) -> TrialRow:
         world_size,
     )
 
+    # PyTorch knows of an affinity, but of no quota, beyond which threads wait for each other.
+    torch.set_num_threads(min(torch.get_num_threads(), usable_cpus()))
     check_workers(config, world_size())
     notes = check_trials([config], data_dir=args.data_dir, download=args.download)
     if is_main:

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 import pyarrow as pa
 
@@ -16,6 +16,9 @@ from analysis.store.rows import ConfigRow, TrialRow, begun
 from analysis.store.schema import CONFIG_FIELDS, TABLES, TRIALS
 from orchestrator.options import Rerun
 from trainers.config import TrialConfig
+
+if TYPE_CHECKING:
+    from trainers.run.probe import Compiling
 
 # Trials that agree in these cost the same for an epoch.
 KIND: Final = (
@@ -56,6 +59,7 @@ class Cost(NamedTuple):
     peak_memory_bytes: int | None
     results_bytes: int | None = None  # of a trial, once it has ended
     checkpoint_bytes: int | None = None
+    compiling: "Compiling | None" = None
 
 
 @dataclass(frozen=True)

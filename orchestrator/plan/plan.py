@@ -48,6 +48,7 @@ class Plan:
                 found["peak_memory_bytes"],
                 found["results_bytes"],
                 found["checkpoint_bytes"],
+                found.get("compiling"),
             )
             for kind, found in probes.items()
         }

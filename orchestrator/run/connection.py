@@ -7,15 +7,18 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
+import psutil
 from rich.console import Console
 
 from analysis.store.errors import InputError, one_line
 from orchestrator.plan.slots import Node
 from orchestrator.run import interrupt
+from trainers.machine import usable_cpus, usable_gpus
 
 # Read by Ray when it is imported or when it starts its processes.
 ENVIRONMENT: Final = {
@@ -33,7 +36,10 @@ WATCH_EVERY_S: Final = 5.0
 DEAD_CHECKS: Final = 3  # in a row: a cluster whose head restarts is back before
 SILENT_S: Final = 40.0  # Ray ends this process with words of its own after 60 s of no answer
 UNHEARD_S: Final = 10.0  # a main thread inside a call of Ray's hears no signal
+TRIES: Final = 3  # to start Ray, which has 30 s each time
+LEAVE_S: Final = 0.02
 SAFE: Final = "every finished epoch is safe"
+_own: list[psutil.Process] = []  # of Ray, where this process has started it
 
 
 def connect(address: str | None) -> list[Node]:
@@ -46,20 +52,81 @@ def connect(address: str | None) -> list[Node]:
     _check_answers(address or os.environ.get("RAY_ADDRESS"))
     import ray
 
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except (OSError, ValueError) as error:  # OSError: also a TMPDIR too long for a socket's name
+        _start(address)
+    except InputError:
+        raise
+    except Exception as error:
+        # OSError: also a TMPDIR too long for a socket's name
+        if not (isinstance(error, OSError | ValueError) or _is_of_ray(error)):
+            raise
         raise InputError(
             f"no Ray cluster answers or starts ({one_line(error)}); start one, "
             "or use --address local for one inside this process"
         ) from error
     except SystemExit as end:  # how Ray, while it starts, answers SIGTERM
         raise KeyboardInterrupt from end
-    finally:
-        signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would end without a word
     interrupt.check()
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _start(address: str | None) -> None:
+    """Start or join Ray; again where a busy machine makes it slower than it allows itself to be.
+
+    Raises InputError when it stays so, and whatever else Ray raises.
+    """
+    if names_cluster(address):
+        return _init(address)
+    reasons: list[Exception] = []
+    while len(reasons) < TRIES:
+        before = {*psutil.Process().children()}
+        try:
+            return _init(address)
+        except Exception as error:
+            if not _is_of_ray(error):
+                raise
+            reasons.append(error)
+        finally:
+            _own[:] = [each for each in psutil.Process().children() if each not in before]
+        disconnect()  # from what has started of it
+        interrupt.check()
+    raise InputError(
+        f"Ray doesn't start ({one_line(reasons[-1])}), tried {TRIES} times; look for what "
+        "keeps this machine busy, then give the same command again"
+    ) from reasons[-1]
+
+
+def _is_of_ray(error: Exception) -> bool:
+    """Whether Ray means it so: it raises nothing narrower for a process that starts too slowly."""
+    from ray.exceptions import RayError
+
+    return type(error) is Exception or isinstance(error, RuntimeError | RayError)
+
+
+def _init(address: str | None) -> None:
+    """Start Ray with what this process may use, which Ray itself doesn't ask; or join, as it is."""
+    import ray
+
+    def init(**amounts: int) -> None:
+        with interrupt.held():
+            ray.init(
+                address,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                **amounts,  # pyright: ignore[reportArgumentType]
+            )
+
+    if names_cluster(address):
+        return init()
+    gpus = usable_gpus()
+    known = {} if gpus is None else {"num_gpus": gpus}
+    try:
+        init(num_cpus=usable_cpus(), **known)
+    except ValueError as error:
+        if "existing cluster" not in str(error):
+            raise
+        init()  # one that `ray start` left on this machine
 
 
 def names_cluster(address: str | None) -> bool:
@@ -100,7 +167,29 @@ def disconnect() -> None:
     """Leave the cluster; one that `connect` started ends with its processes."""
     import ray
 
+    # Ray gives each of them a second to hear a SIGTERM, to which they are deaf.
+    end = threading.Thread(target=_end_own, daemon=True)
+    end.start()
     ray.shutdown()
+    end.join()
+
+
+def _end_own() -> None:
+    """End the processes of a Ray of our own, once this one has left it and can do without."""
+    import ray
+
+    while ray.is_initialized():
+        time.sleep(LEAVE_S)
+    below = [each for one in _own for each in _with_children(one)]
+    for process in below:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _with_children(process: psutil.Process) -> list[psutil.Process]:
+    with suppress(psutil.NoSuchProcess):
+        return [process, *process.children(recursive=True)]
+    return []
 
 
 class ClusterLostError(RuntimeError):

@@ -3,8 +3,10 @@
 Before and after, once ends all.
 """
 
+import _thread
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # the second is how a cluster takes its machines back
 _heard: list[int] = []  # signals that were answered by an exception
+_held = threading.Lock()
 
 
 @contextmanager
@@ -25,14 +28,58 @@ def raised() -> Iterator[None]:
         _heard.append(number)
         raise KeyboardInterrupt
 
-    with _handled(answer):
+    with _handled(answer), _passed_on():
         yield
+
+
+@contextmanager
+def _passed_on() -> Iterator[None]:
+    """Hand SIGTERM to the main thread's handler where the program began by blocking it for all.
+
+    Any thread of a library's that doesn't block a signal may be given it, and Ray, where it begins,
+    has a handler below Python's that ends the program.
+    """
+    if signal.SIGTERM not in signal.pthread_sigmask(signal.SIG_BLOCK, ()):
+        yield
+        return
+    threading.Thread(target=_pass_on, daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+def _pass_on() -> None:
+    main = threading.main_thread().ident
+    while signal.sigwait({signal.SIGTERM}):
+        with _held:
+            if main and callable(signal.getsignal(signal.SIGINT)):  # answered alike
+                signal.pthread_kill(main, signal.SIGINT)  # also wakes it where it waits
+            else:
+                _thread.interrupt_main(signal.SIGTERM)
 
 
 def check() -> None:
     """Raises KeyboardInterrupt where one was raised before, which a library has swallowed."""
     if _heard:
         raise KeyboardInterrupt
+
+
+@contextmanager
+def held() -> Iterator[None]:
+    """Answer SIGTERM at the end of this, as before it; what begins in it is deaf to it for good.
+
+    A terminal, `timeout` and Slurm send it to all that a sweep has started. Ray's processes would
+    end by it at once, and this one without a word, or in an abort, for want of them.
+    """
+    handler = signal.getsignal(signal.SIGTERM)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    with _held:
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, handler)  # a library may have put its own there
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from orchestrator.plan.slots import Node, Slot
 from orchestrator.run import connection, tune
 from orchestrator.run.nodes import check_nodes
 from orchestrator.run.reporter import ENDED, Reporter
+from orchestrator.terminal.dry_run import compiling_in_words, name_of_kind
 from orchestrator.terminal.progress import SweepProgress
 from orchestrator.terminal.tally import Tally
 from orchestrator.terminal.words import counted, nodes_in_words
@@ -101,6 +102,11 @@ class Session:
         shares = sorted({f"{slot.gpus:g}" for slot in slots_on(plan, nodes).values() if slot.gpus})
         line = f"{counted(len(probes), 'kind')} of trials measured"
         self.console.print(line + (f"; of a GPU each takes {', '.join(shares)}" if shares else ""))
+        for kind, i in wanted.items():
+            words = None if self.options.show.dry_run else compiling_in_words(plan, kind)
+            if words:  # a dry run says it beside the kind
+                line = f"  {name_of_kind(plan.trials[i])}: {words}"
+                self.console.print(line, highlight=False, markup=False, soft_wrap=True)
         return plan
 
     @contextmanager

@@ -4,6 +4,7 @@ What has to run is decided before, by the ledger; Tune only packs it onto the ma
 that comes back finds its checkpoint in the store by its own id, so Tune's own are not used.
 """
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -97,6 +98,7 @@ def run(
 
     with (
         tempfile.TemporaryDirectory(prefix="tune_") as storage,  # nothing in it outlives the sweep
+        _without_logs(),
         interrupt.answered() as asked,
         watched(asked),
     ):
@@ -116,6 +118,20 @@ def run(
                 callbacks=[_callback(listener, asked, retries)],
             ),
         ).fit()
+
+
+@contextmanager
+def _without_logs() -> Iterator[None]:
+    """Keep Tune from telling each error of a trial's in a page: its row tells it, or the sweep."""
+    loggers = [logging.getLogger(name) for name in ("ray.air", "ray.train", "ray.tune")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _trial_id(trial: "Trial") -> str:

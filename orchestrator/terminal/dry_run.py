@@ -1,9 +1,8 @@
 """The plan as a person reads it: the trials, what each kind takes, and what all will cost."""
 
-import os
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from pyarrow import fs
@@ -12,6 +11,7 @@ from analysis.store.errors import InputError
 from analysis.store.results import KEPT, ResultStore
 from analysis.store.schema import TABLES
 from orchestrator.options import AUTO
+from orchestrator.plan.ledger import Kind
 from orchestrator.plan.makespan import makespan
 from orchestrator.plan.packing import slots_on
 from orchestrator.plan.plan import Plan
@@ -19,14 +19,14 @@ from orchestrator.plan.recorded import shared_fields
 from orchestrator.plan.slots import Node, Request, Slot, check_fits
 from orchestrator.terminal.words import counted, duration
 from trainers.config import TrialConfig
+from trainers.machine import usable_cpus, usable_gpus
 
 START_S: Final = 15.0  # until the first trial trains: Ray, and PyTorch in each worker
 
 
 def this_machine() -> list[Node]:
-    """What there is to run on, as far as it is known without Ray."""
-    gpus = len(list(Path("/proc/driver/nvidia/gpus").glob("*")))
-    return [{"CPU": float(os.cpu_count() or 1), "GPU": float(gpus)}]
+    """What there is to run on, as far as it is known without Ray: what `connect` would start."""
+    return [{"CPU": float(usable_cpus()), "GPU": float(usable_gpus() or 0)}]
 
 
 def show_plan(
@@ -78,11 +78,28 @@ def _kinds(plan: Plan, nodes: Sequence[Node]) -> Iterator[str]:
         config, cost = plan.trials[ids[0]], plan.ledger.costs.get(kind)
         for request in dict.fromkeys(plan.requests[i] for i in ids):
             count = sum(plan.requests[i] == request for i in ids)
-            line = f"  {count} x {_name(config)}: {_takes(request, nodes)}"
+            line = f"  {count} x {name_of_kind(config)}: {_takes(request, nodes)}"
             yield line + (f", {cost.seconds_per_epoch:.3g} s an epoch" if cost else "")
+        if words := compiling_in_words(plan, kind):
+            yield f"    {words}"
 
 
-def _name(config: TrialConfig) -> str:
+def compiling_in_words(plan: Plan, kind: Kind) -> str | None:
+    """Whether a trial of a kind that compiles gains what that costs; None if none was probed."""
+    cost, epochs = plan.ledger.costs.get(kind), plan.trials[plan.kinds[kind][0]].epochs
+    if not cost or not cost.compiling:
+        return None
+    plain_s = cost.compiling["plain_seconds_per_epoch"]
+    compile_s = cost.compiling["compile_s"]
+    saved_s = plain_s - cost.seconds_per_epoch
+    facts = f"{plain_s / cost.seconds_per_epoch:.2f} times as fast, {compile_s:.0f} s to compile"
+    if saved_s * epochs <= compile_s:
+        return f"compile: does not pay in {counted(epochs, 'epoch')}: {facts}"
+    return f"compile: pays after {counted(math.ceil(compile_s / saved_s), 'epoch')}: {facts}"
+
+
+def name_of_kind(config: TrialConfig) -> str:
+    """A kind of trials in a few words, by one of them."""
     augment = "" if config.augment == "none" else f" {config.augment}"
     return (
         f"{config.dataset} {config.model} {config.optimizer}{augment} batch {config.batch_size} "
@@ -120,8 +137,8 @@ def _estimates(
     if unknown:
         yield (
             f"estimated wall time: unknown; no finished trial of {len(unknown)} of "
-            f"{counted(len(plan.kinds), 'kind')} (for example {_name(unknown[0])}) is in the "
-            "results; --probe runs a few steps of each"
+            f"{counted(len(plan.kinds), 'kind')} (for example {name_of_kind(unknown[0])}) is in "
+            "the results; --probe runs a few steps of each"
         )
     else:
         yield (

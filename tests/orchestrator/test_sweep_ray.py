@@ -132,6 +132,7 @@ def test_a_bad_trial_is_one_bad_trial(home: Path) -> None:
     assert re.search(r"failed +0, diverged 2", out)
     assert "the loss is not finite at epoch 1, step" in out
     assert "--rerun diverged" in out
+    assert "Traceback" not in out
     statuses = sorted(row["status"] for row in rows(home / "bad")["trials"])
     assert statuses == ["diverged", "diverged", "finished", "finished"]
 
@@ -143,6 +144,19 @@ def test_a_users_own_loss_and_dataset(home: Path) -> None:
     (trial,) = pq.read_table(home / "mine" / "trials").to_pylist()
     assert (trial["status"], trial["loss"], trial["num_train"]) == ("finished", "my_loss", 20)
     assert trial["loss_kwargs"] == '{"scale": 2}'
+
+
+def test_a_failed_trial_is_told_without_its_pages(home: Path) -> None:
+    late = "if len(logits) == 4: raise RuntimeError('no such loss')\n    return scale *"
+    wrong = PLUGIN.replace("return scale *", late)  # which the check before has no batch for
+    (home / "wrong_module.py").write_text(wrong)
+    (home / "wrong.yaml").write_text(PLUGIN_STUDY.replace("my_module", "wrong_module"))
+    process = start(home, "wrong", "--no-mlflow", study="wrong.yaml")
+    out, _ = process.communicate(timeout=300)
+    assert process.returncode == 1, out
+    assert "no such loss" in out
+    assert "Traceback" not in out
+    assert [row["status"] for row in rows(home / "wrong")["trials"]] == ["failed"]
 
 
 def test_two_ranks_end_where_one_does(home: Path, two_ranks: Rows) -> None:

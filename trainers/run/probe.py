@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from analysis.store.results import ResultStore
 from trainers.config import TrialConfig
@@ -14,10 +14,17 @@ from trainers.run import checkpoint
 from trainers.run.device import device_memory_bytes, peak_memory_bytes
 from trainers.run.memory import keep_freed_memory
 from trainers.run.provenance import versions
-from trainers.run.ranks import alone
-from trainers.run.trainer import MAX_FEATURES, Trainer
+from trainers.run.ranks import Ranks, alone
+from trainers.run.trainer import MAX_FEATURES, Trainer, will_compile
 
 STEPS = 4
+
+
+class Compiling(TypedDict):
+    """Whether torch.compile is worth it: once so many seconds, and an epoch without it."""
+
+    compile_s: float
+    plain_seconds_per_epoch: float
 
 
 class Probe(TypedDict):
@@ -28,6 +35,7 @@ class Probe(TypedDict):
     device_memory_bytes: int  # all that the device has
     results_bytes: int  # of all files of a trial that has ended
     checkpoint_bytes: int
+    compiling: NotRequired[Compiling]  # of a trial that compiles
 
 
 def probe(config: TrialConfig, *, data_dir: Path, download: bool) -> Probe:
@@ -47,24 +55,46 @@ def probe(config: TrialConfig, *, data_dir: Path, download: bool) -> Probe:
         whole.mean,
         whole.std,
     )
+    parts = len(whole.train) / len(part.train)
     trainer = Trainer(config, part, ranks)
-    trainer.train_epoch(1)  # the first steps choose algorithms and allocate
+    compiles = will_compile(config, len(whole.train))
+    if compiles:
+        trainer.compile_steps()  # which it would not do for so few
+    first_s, steps_s, row = _train_twice(trainer)
     begin = time.perf_counter()
-    row = trainer.train_epoch(1)
-    trained = time.perf_counter()
     row |= trainer.evaluate(with_scores=True)
-    end = time.perf_counter()
+    eval_s = (time.perf_counter() - begin) * _samples(whole) / _samples(part) / config.eval_every
     row.pop("samples")
     state = checkpoint.State(config.trial_id, **trainer.state())
-    train_s = (trained - begin) * len(whole.train) / len(part.train)
-    eval_s = (end - trained) * _samples(whole) / _samples(part) / config.eval_every
-    return {
-        "seconds_per_epoch": train_s + eval_s,
+    found: Probe = {
+        "seconds_per_epoch": steps_s * parts + eval_s,
         "peak_memory_bytes": peak_memory_bytes(ranks.device),
         "device_memory_bytes": device_memory_bytes(ranks.device),
         "results_bytes": _results_bytes(trainer, whole, row),
         "checkpoint_bytes": len(checkpoint.to_bytes(state)),
     }
+    if compiles:  # after the peak of memory was read
+        plain_s = _plain_steps_s(config, part, ranks)
+        found["compiling"] = {
+            "compile_s": max(first_s - steps_s, 0.0),
+            "plain_seconds_per_epoch": plain_s * parts + eval_s,
+        }
+    return found
+
+
+def _train_twice(trainer: Trainer) -> tuple[float, float, dict[str, object]]:
+    """Seconds of the first steps, which compile, choose algorithms and allocate, and of others."""
+    begin = time.perf_counter()
+    trainer.train_epoch(1)
+    first = time.perf_counter()
+    row = trainer.train_epoch(1)
+    return first - begin, time.perf_counter() - first, {**row}
+
+
+def _plain_steps_s(config: TrialConfig, part: Data, ranks: Ranks) -> float:
+    """Seconds of the same steps as they are without compile, in the layout that they have then."""
+    plain = TrialConfig.parse({**config.model_dump(exclude_none=True), "compile": False})
+    return _train_twice(Trainer(plain, part, ranks))[1]
 
 
 def _results_bytes(trainer: Trainer, whole: Data, row: Mapping[str, object]) -> int:

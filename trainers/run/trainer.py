@@ -82,9 +82,13 @@ class Trainer:
         self.threshold_curve: list[tuple[float, int]] = []  # of the test set, likewise
         self._net = self._net_of_whole_batches = wrap(self.model, ranks)
         if will_compile(config, len(data.train)):
-            self._net_of_whole_batches = compile_net(self._net)
+            self.compile_steps()
         self._loss = LOSSES[config.loss]
         self._lambdas = {name: getattr(config, name) for name in LAMBDAS}
+
+    def compile_steps(self) -> None:
+        """Compile the steps of whole batches, when the first of them comes."""
+        self._net_of_whole_batches = compile_net(self._net)
 
     @property
     def num_features(self) -> int:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from types import SimpleNamespace
@@ -11,6 +13,31 @@ import pytest
 
 from orchestrator.run.interrupt import answered, check, raised
 from trainers import ray_worker
+
+# It waits at the end for a lock, from which a signal wakes none but the main thread.
+PROGRAM = """
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {{signal.SIGTERM}})
+{ignored}
+import os, subprocess, threading, time
+from orchestrator.run.interrupt import held, raised
+by_a_library = []
+try:
+    with raised():
+        with held():
+            child = subprocess.Popen(["sleep", "600"])
+            signal.signal(signal.SIGTERM, lambda *_: by_a_library.append(1))
+            child.terminate()
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.5)
+            print("deaf" if child.poll() is None else "ended", len(by_a_library))
+        for _ in range(50):
+            threading.Event().wait({wait_s})
+        print("not heard")
+except KeyboardInterrupt:
+    print("heard", len(by_a_library))
+child.kill()
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +114,14 @@ def test_before_trials_run_a_signal_ends_all_even_if_it_is_swallowed(
             pytest.fail("trials ran")
     with raised():
         check()  # that was another sweep
+
+
+@pytest.mark.parametrize("ignored", ["", "signal.signal(signal.SIGINT, signal.SIG_IGN)"])
+def test_a_program_hears_sigterm_by_its_own_handler_and_what_it_starts_does_not(
+    ignored: str,
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM.format(ignored=ignored, wait_s=0.2 if ignored else 50)],
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.split() == ["deaf", "0", "heard", "0"], done.stderr

@@ -1,6 +1,8 @@
 """What a dry run says of a plan whose costs are known."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -8,6 +10,7 @@ from analysis.compact import compact
 from analysis.store.results import ResultStore
 from analysis.trials.load import open_results
 from orchestrator.options import Resources, What, parse_options
+from orchestrator.plan.ledger import Cost
 from orchestrator.plan.plan import Plan, make_plan
 from orchestrator.terminal.dry_run import show_plan
 
@@ -89,6 +92,38 @@ def test_what_can_not_be_told_is_said(
     lines = capsys.readouterr().out.splitlines()
     assert [found for found in lines if found.startswith(line)]
     assert quiet != any(" new " in found for found in lines)
+
+
+@pytest.mark.parametrize(
+    ("plain_s", "compile_s", "line"),
+    [
+        (15.0, 47.0, "    compile: pays after 10 epochs: 1.50 times as fast, 47 s to compile"),
+        (10.2, 47.0, "    compile: does not pay in 36 epochs: 1.02 times as fast, 47 s to compile"),
+        (9.0, 0.0, "    compile: does not pay in 36 epochs: 0.90 times as fast, 0 s to compile"),
+        (None, None, None),
+    ],
+)
+def test_whether_compiling_pays_is_told_of_kinds_that_compile(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    plain_s: float | None,
+    compile_s: float | None,
+    line: str | None,
+) -> None:
+    """An epoch of 10 s: it gains 5 s an epoch, 0.2 s, which are 7.2 s of 47 in all, or nothing."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(STUDY.replace("[10, 20]", "10") + "compile: true\n")
+    store = ResultStore("results")
+    plan = make_plan(What(studies=("mine.yaml",)), store)
+    cost = Cost(10.0, 0)
+    if plain_s is not None:
+        measured: Any = {"plain_seconds_per_epoch": plain_s, "compile_s": compile_s}
+        cost = cost._replace(compiling=measured)
+    ledger = replace(plan.ledger, probed=dict.fromkeys(plan.kinds, cost))
+    show_plan(replace(plan, ledger=ledger), store, nodes=BOX)
+    lines = capsys.readouterr().out.splitlines()
+    assert [found for found in lines if "compile: " in found] == ([line] if line else [])
 
 
 def test_disk_counts_trials_and_not_files(
