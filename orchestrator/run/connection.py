@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Final
 
 import psutil
@@ -60,14 +61,25 @@ def connect(address: str | None) -> list[Node]:
         # OSError: also a TMPDIR too long for a socket's name
         if not (isinstance(error, OSError | ValueError) or _is_of_ray(error)):
             raise
+        if isinstance(error, OSError) and _is_of_home(error.filename):
+            remedy = "Ray keeps a token in ~/.ray: set HOME to a folder that can be written"
+        else:
+            remedy = "start one, or use --address local for one inside this process"
         raise InputError(
-            f"no Ray cluster answers or starts ({one_line(error)}); start one, "
-            "or use --address local for one inside this process"
+            f"no Ray cluster answers or starts ({one_line(error)}); {remedy}"
         ) from error
     except SystemExit as end:  # how Ray, while it starts, answers SIGTERM
         raise KeyboardInterrupt from end
     interrupt.check()
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _is_of_home(path: object) -> bool:
+    """Whether a path that can't be made or read is the home folder's: above, at or below it."""
+    home = Path.home()
+    return path is not None and (
+        Path(str(path)).is_relative_to(home) or home.is_relative_to(str(path))
+    )
 
 
 def _start(address: str | None) -> None:

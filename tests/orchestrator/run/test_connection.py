@@ -133,3 +133,12 @@ def test_a_mistake_in_the_code_stays_one(monkeypatch: pytest.MonkeyPatch) -> Non
         connection.connect("local")
     connection.disconnect()
     left[0].wait(timeout=10)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.parametrize("home", ["/proc/nowhere", "/dev/null"])
+def test_a_home_that_cannot_be_written_is_told(monkeypatch: pytest.MonkeyPatch, home: str) -> None:
+    monkeypatch.setenv("HOME", home)
+    with pytest.raises(InputError, match=r"Ray keeps a token in ~/\.ray: set HOME to a folder"):
+        connection.connect("local")
