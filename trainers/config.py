@@ -23,7 +23,7 @@ from trainers.registry import LOSSES
 
 Augment = Literal["none", "da1", "da1+da2"]
 Regularizer = Literal["features", "global"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16"]
 
 
 DEFAULT_LAMBDA: Final = 5e-4
@@ -107,7 +107,7 @@ class TrialConfig(BaseModel):
     lambda_b: NotNegative | None = None
     weight_decay: NotNegative | None = None
     bias_init_mean: Finite = 0.0
-    precision: Precision = "fp32"  # of the forward pass; weights and metrics are never reduced
+    precision: Precision = "fp32"  # of training; weights, evaluation and metrics are never reduced
     compile: bool = False  # by torch.compile, if there are steps enough to be worth its minute
     eval_every: Count = 1
     eval_dense: Annotated[int, Field(ge=0, lt=2**31)] = (

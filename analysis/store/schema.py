@@ -110,7 +110,9 @@ CONFIG_FIELDS: Final = (
     _field("lambda_b", pa.float64(), "", "null where regularizer is not `features`"),
     _field("weight_decay", pa.float64(), "", "null where regularizer is not `global`"),
     _field("bias_init_mean", pa.float64(), "logit", "mean of the initial b"),
-    _field("precision", pa.string(), "", "fp32 | bf16 | fp16, of the forward pass"),
+    _field(
+        "precision", pa.string(), "", "fp32 | tf32 | bf16 | fp16, of training; evaluation is fp32"
+    ),
     _field("compile", pa.bool_(), "", "torch.compile of the training step"),
     _field(
         "eval_every", pa.int32(), "epochs", "between evaluations; the last epoch always has one"

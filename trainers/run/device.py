@@ -3,8 +3,15 @@
 import os
 import resource
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import torch
+
+from analysis.store.errors import InputError
+
+AMPERE: Final = (8, 0)  # the first of NVIDIA's compute capabilities with TF32
 
 
 def device_name(device: torch.device) -> str:
@@ -25,6 +32,34 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def check_has_tf32(device: torch.device) -> None:
+    """Raises InputError unless a device multiplies in TF32, so that a trial's id says the truth."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) < AMPERE:
+        raise InputError(
+            f"precision=tf32 needs a GPU of NVIDIA's Ampere or later, not {device_name(device)}; "
+            "use fp32"
+        )
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let float32 be rounded to 10 bits of mantissa in matrix products and convolutions, or not.
+
+    PyTorch lets convolutions do so unless it is told otherwise.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = allowed
+    torch.backends.cudnn.allow_tf32 = allowed
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """`allow_tf32` for as long as this lasts; not at all after it."""
+    allow_tf32(allowed)
+    try:
+        yield
+    finally:
+        allow_tf32(False)
 
 
 def default_device() -> torch.device:

@@ -29,6 +29,7 @@ from trainers.model.losses import feature_penalty
 from trainers.model.optim import build_optimizer, learning_rate
 from trainers.registry import LOSSES
 from trainers.run.compiling import compile_net
+from trainers.run.device import allow_tf32, check_has_tf32, tf32
 from trainers.run.failures import Diverged
 from trainers.run.ranks import Ranks, synchronise_batch_norm, wrap
 
@@ -36,7 +37,7 @@ MAX_FEATURES = 2000  # test samples whose features are kept for pictures
 # A shorter trial isn't compiled although it asks for it: that costs a minute, or seconds where a
 # trial of the same kind has filled the compiler's cache on this machine.
 COMPILE_FROM_STEPS = 1000
-DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 _OF_CLASSIFIER = {metric.name for metric in (*WEIGHT_METRICS, *BIAS_METRICS)}
@@ -66,6 +67,9 @@ class Trainer:
         self.config = config
         self.data = data
         self.ranks = ranks
+        allow_tf32(False)  # everywhere but in steps that ask for it
+        if config.precision == "tf32":
+            check_has_tf32(ranks.device)
         self.model = build_model(config, len(data.train)).to(ranks.device)
         self.small_stem = small_stem(self.model.backbone, config.image_size)
         if ranks.device.type == "cpu":
@@ -103,9 +107,10 @@ class Trainer:
         self.model.train()
         sizes: list[int] = []
         losses: list[Tensor] = []  # stay on the device: reading one would wait for its step
-        for batch in self.batches.epoch(epoch):
-            sizes.append(batch.global_size)
-            losses.append(self._step(batch))
+        with tf32(self.config.precision == "tf32"):
+            for batch in self.batches.epoch(epoch):
+                sizes.append(batch.global_size)
+                losses.append(self._step(batch))
         losses_S2 = self.ranks.add_up(torch.stack(losses).double()).cpu()
         bad = (~losses_S2.isfinite().all(1)).nonzero()
         if len(bad):
@@ -186,9 +191,12 @@ class Trainer:
         Also where training runs in 16 bits: there rounding alone would hide a deep collapse.
         """
         self.model.eval()
-        with torch.inference_mode():
-            for inputs, labels in eval_batches(split):
-                yield *self.model(self.data.prepare(inputs)), labels
+        for inputs, labels in eval_batches(split):
+            yield *self._infer(inputs), labels
+
+    @torch.inference_mode()
+    def _infer(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model(self.data.prepare(inputs))
 
     def evaluate(self, *, with_scores: bool = False) -> Metrics:
         """Every metric of both splits, each split in one pass; empty but on the main rank.
