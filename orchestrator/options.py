@@ -126,9 +126,10 @@ def check_amounts(amounts: Mapping[str, Any], *, where: str) -> None:
         asked, least = f"{where}: {key}={value:g}", LEAST_AMOUNTS[key]
         if not least <= value < math.inf:
             raise InputError(f"{asked} must be at least {least:g}, and finite")
-        if key == "gpus_per_worker" and (0 < value < RESOLUTION or (value > 1 and value % 1)):
+        if key == "gpus_per_worker" and (0 < value < RESOLUTION or value > 1):
             raise InputError(
-                f"{asked} must be 0, a part of one GPU from {RESOLUTION:g}, or whole ones"
+                f"{asked} must be 0, a part of one GPU from {RESOLUTION:g}, or 1: a worker trains "
+                "on one GPU, and more workers on more"
             )
 
 

@@ -108,6 +108,7 @@ def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> Tri
     import torch  # here, since the driver, which only names `train`, does without it
 
     from trainers.run.loop import run_trial
+    from trainers.run.ranks import alone
 
     _load_plugins(job)
     torch.set_num_threads(job["threads"])
@@ -118,7 +119,7 @@ def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> Tri
         data_dir=Path(job["data_dir"]),
         download=job["download"],
         keep_checkpoints=job["keep_checkpoints"],
-        ranks=ranks,
+        ranks=ranks or alone(job["gpus"]),
         gpu_share=job["gpus"] or None,
         should_stop=_once_a_second(_stop_is_asked),
     )
@@ -179,7 +180,13 @@ class _Rank:
         one_node = meet_at.startswith("file:")
         if not one_node:
             talk_through(get_node_ip_address())
-        with join(meet_at, rank=rank, world_size=job["workers"], one_node=one_node) as ranks:
+        with join(
+            meet_at,
+            rank=rank,
+            world_size=job["workers"],
+            one_node=one_node,
+            gpus=job["gpus"],
+        ) as ranks:
             return _run(job, self._add, ranks)
 
     def _add(self, row: EpochRow) -> None:

@@ -20,18 +20,26 @@ class Request:
     cpus: float = 1.0
     gpus: float | Literal["auto"] | None = None  # None: a whole one where there are any
 
+    def __post_init__(self) -> None:
+        """Raises InputError for what NCCL would refuse: two ranks on one GPU."""
+        if self.workers != 1 and self.gpus != AUTO and 0 < (self.gpus or 0) < 1:
+            raise InputError(
+                f"workers={self.workers} of a trial can't share a GPU "
+                f"(gpus_per_worker={self.gpus}); use gpus_per_worker 1, or one worker"
+            )
+
     def on(
         self, nodes: Sequence[Node], *, shared: float = 1.0, trials: int = 1, most: int = 1
     ) -> "Slot":
         """What the trial gets on these nodes, where None and auto are numbers.
 
-        GPUs that are auto are `shared`; workers, what `trials` that run together leave to each, up
-        to `most`.
+        GPUs that are auto are `shared`, and whole for a trial of several workers. Workers that are
+        auto: what `trials` that run together leave to each, up to `most`.
         """
         gpus = self.gpus
         if gpus is None or gpus == AUTO:
             there = any(node.get("GPU", 0) > 0 for node in nodes)
-            gpus = (shared if gpus == AUTO else 1.0) if there else 0.0
+            gpus = (shared if gpus == AUTO and self.workers == 1 else 1.0) if there else 0.0
         alone = Slot(cpus=self.cpus, gpus=gpus)
         if self.workers == AUTO:
             return replace(alone, workers=max(min(at_once(alone, nodes) // trials, most), 1))
@@ -140,4 +148,7 @@ REQUEST_KEYS: Final = {
 def parse_request(amounts: Mapping[str, Any], where: str) -> Request:
     """The request of a study's `resources` block. Raises InputError."""
     check_amounts(amounts, where=where)
-    return Request(**{REQUEST_KEYS[key]: value for key, value in amounts.items()})
+    try:
+        return Request(**{REQUEST_KEYS[key]: value for key, value in amounts.items()})
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error

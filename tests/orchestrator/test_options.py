@@ -84,7 +84,7 @@ def test_options_do_not_change() -> None:
         (Resources, {"retries": -1}, "--retries -1 must be at least 0"),
         (Resources, {"workers": 1.5}, "the command line: workers=1.5 must be a whole number"),
         (Resources, {"cpus_per_worker": "auto"}, "cpus_per_worker='auto' must be a number"),
-        (Resources, {"gpus_per_worker": 1.5}, "must be 0, a part of one GPU from 0.0001, or whole"),
+        (Resources, {"gpus_per_worker": 1.5}, "must be 0, a part of one GPU from 0.0001, or 1"),
     ],
 )
 def test_a_number_out_of_range_is_refused_where_it_is_given(

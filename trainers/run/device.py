@@ -62,6 +62,6 @@ def tf32(allowed: bool) -> Iterator[None]:
         allow_tf32(False)
 
 
-def default_device() -> torch.device:
-    """A GPU if there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def default_device(gpus: float | None = None) -> torch.device:
+    """A GPU if there is one, and if a process was given some of it (None: by nobody)."""
+    return torch.device("cuda" if gpus != 0 and torch.cuda.is_available() else "cpu")

@@ -38,13 +38,15 @@ class Probe(TypedDict):
     compiling: NotRequired[Compiling]  # of a trial that compiles
 
 
-def probe(config: TrialConfig, *, data_dir: Path, download: bool) -> Probe:
+def probe(
+    config: TrialConfig, *, data_dir: Path, download: bool, gpus: float | None = None
+) -> Probe:
     """Train on a few batches twice, evaluate once, and scale the second time up to an epoch.
 
-    Writes nothing. An evaluation counts as often as `eval_every` has it. Raises whatever training
-    raises.
+    Writes nothing; `gpus` as for `default_device`. An evaluation counts as often as `eval_every`
+    has it. Raises whatever training raises.
     """
-    ranks = alone()
+    ranks = alone(gpus)
     if ranks.device.type == "cpu":
         keep_freed_memory()
     whole = load_data(config, data_dir=data_dir, download=download, device=ranks.device)

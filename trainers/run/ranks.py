@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import psutil
 import torch
@@ -17,6 +17,11 @@ from trainers.model.batch_norm import sees_the_batch, synchronise
 from trainers.run.device import default_device
 
 T = TypeVar("T")
+# What NCCL says of how it was called, and of this process's own GPU: nobody else is gone then.
+OWN_FAULTS: Final = (
+    "ncclInvalidUsage", "ncclInvalidArgument", "Duplicate GPU detected", "invalid device ordinal",
+    "out of memory",
+)  # fmt: skip
 
 
 class RankLostError(OSError):
@@ -71,9 +76,9 @@ class Ranks:
                 dist.broadcast(buffer, 0)
 
 
-def alone() -> Ranks:
-    """A trial of one process."""
-    return Ranks(default_device())
+def alone(gpus: float | None = None) -> Ranks:
+    """A trial of one process, which was given so much of a GPU."""
+    return Ranks(default_device(gpus))
 
 
 def world_size() -> int:
@@ -108,16 +113,22 @@ def from_environment() -> Iterator[Ranks]:
 
 @contextmanager
 def join(
-    init_method: str, *, rank: int, world_size: int, local_rank: int = 0, one_node: bool = False
+    init_method: str,
+    *,
+    rank: int,
+    world_size: int,
+    local_rank: int = 0,
+    one_node: bool = False,
+    gpus: float | None = None,
 ) -> Iterator[Ranks]:
     """Form the group of a trial's processes; raises when not all of them come.
 
     Args: `init_method` is where they meet, as in `torch.distributed.init_process_group`; with
-    `one_node` nothing listens beyond the loopback interface.
+    `one_node` nothing listens beyond the loopback interface; `gpus` as for `default_device`.
     """
     if one_node:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    device = default_device()
+    device = default_device(gpus)
     if device.type == "cuda":
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
@@ -178,6 +189,8 @@ def synchronise_batch_norm(model: nn.Module, name: str, ranks: Ranks) -> str | N
 
 def lost_rank(error: BaseException) -> bool:
     """Whether an error says that another rank is gone, rather than that this one failed."""
+    if any(text in str(error) for text in OWN_FAULTS):
+        return False
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError) and "gloo" in str(error)
     )

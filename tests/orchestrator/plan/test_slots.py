@@ -27,6 +27,7 @@ from orchestrator.plan.slots import (
     Slot,
     at_once,
     check_fits,
+    parse_request,
 )
 from orchestrator.plan.study import expand, parse_study
 from tests.fuzzing import FUZZ
@@ -36,11 +37,14 @@ GIB = 2**30
 BOX = [{"CPU": 16.0, "GPU": 8.0}]
 TWO_NODES = [{"CPU": 4.0, "GPU": 1.0}, {"CPU": 4.0, "GPU": 1.0}]
 LAPTOP = [{"CPU": 2.0}]
-REQUESTS = st.builds(
-    Request,
-    workers=st.one_of(st.just("auto"), st.integers(1, 8)),
-    cpus=st.floats(0.01, 8),
-    gpus=st.one_of(st.none(), st.just("auto"), st.sampled_from([0.0, 0.25, 1.0, 2.0])),
+REQUESTS = st.one_of(
+    st.builds(
+        Request,
+        workers=st.one_of(st.just("auto"), st.integers(1, 8)),
+        cpus=st.floats(0.01, 8),
+        gpus=st.one_of(st.none(), st.just("auto"), st.sampled_from([0.0, 1.0])),
+    ),
+    st.builds(Request, cpus=st.floats(0.01, 8), gpus=st.sampled_from([0.25, 0.5])),
 )
 CLUSTERS = st.sampled_from([BOX, TWO_NODES, LAPTOP])
 STUDY = """
@@ -137,8 +141,18 @@ def test_a_slot_is_numbers_and_says_what_was_asked_for(
     assert slot.workers == asked.workers or (asked.workers == "auto" and 1 <= slot.workers <= most)
     assert slot.cpus == asked.cpus
     on_gpus = any(node.get("GPU", 0) for node in nodes)
-    expected = {None: float(on_gpus), "auto": shared * on_gpus}.get(asked.gpus, asked.gpus)
+    share = shared if asked.workers == 1 else 1.0  # NCCL refuses two ranks of a trial on one
+    expected = {None: float(on_gpus), "auto": share * on_gpus}.get(asked.gpus, asked.gpus)
     assert slot.gpus == expected
+
+
+@pytest.mark.parametrize("workers", [2, "auto"])
+def test_ranks_of_a_trial_share_no_gpu(workers: Any) -> None:
+    with pytest.raises(InputError, match=f"workers={workers} of a trial can't share a GPU"):
+        Request(workers=workers, gpus=0.5)
+    with pytest.raises(InputError, match=r"mine: .*workers=2 of a trial can't share"):
+        parse_request({"workers": 2, "gpus_per_worker": 0.5}, "mine")
+    assert Request(workers=workers, gpus="auto").on(BOX, shared=0.125).gpus == 1.0
 
 
 @pytest.mark.parametrize(

@@ -86,13 +86,11 @@ def test_shares_are_measured_where_that_is_asked_for(tmp_path: Path, address: st
 
 def test_what_no_node_has_is_told(tmp_path: Path, address: str) -> None:
     (tmp_path / "mixed.yaml").write_text(MIXED)
-    argv = ("--address", address, "--gpus-per-worker", "2")
+    argv = ("--address", address, "--cpus-per-worker", "99")
     process = start(tmp_path, "results", *argv, study="mixed.yaml")
     out, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert out.splitlines()[-1].startswith(
-        "error: a worker wants 2 GPU of one node and the largest has 1"
-    )
+    assert out.splitlines()[-1].startswith("error: a trial wants 99 CPU and the cluster has ")
     assert not (tmp_path / "results").exists()
 
 

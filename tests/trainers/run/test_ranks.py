@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed import DistBackendError
 
 from analysis.store.results import ResultStore
 from tests.trainers.ranks import run_ranks
 from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.run.loop import run_trial
-from trainers.run.ranks import Ranks, talk_through
+from trainers.run.ranks import Ranks, alone, lost_rank, talk_through
 from trainers.run.trainer import TrainedEpoch, Trainer
 
 Tiny = Callable[..., TrialConfig]
@@ -62,6 +63,45 @@ def losses_of_steps(ranks: Ranks, fields: list[dict[str, Any]]) -> list[list[flo
 def start(config: TrialConfig, ranks: Ranks) -> Trainer:
     data = load_data(config, data_dir=Path("nowhere"), download=False, device=ranks.device)
     return Trainer(config, data, ranks)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device"), [(None, "cuda"), (1.0, "cuda"), (0.25, "cuda"), (0.0, "cpu"), (0, "cpu")]
+)
+def test_a_slot_without_gpus_trains_on_none(
+    monkeypatch: pytest.MonkeyPatch, gpus: float | None, device: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert alone(gpus).device == torch.device(device)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert alone(gpus).device == torch.device("cpu")
+
+
+# As PyTorch's ProcessGroupNCCL words them.
+NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3690, {}, NCCL version 2.27.5\n{}"
+
+
+@pytest.mark.parametrize(
+    ("error", "is_lost"),
+    [
+        (DistBackendError(NCCL.format("remote process exited or there was a network error",
+                                      "ncclRemoteError: A call failed possibly due to")), True),
+        (DistBackendError("NCCL communicator was aborted on rank 0"), True),
+        (DistBackendError(NCCL.format("invalid usage (run with NCCL_DEBUG=WARN for details)",
+                                      "ncclInvalidUsage: This usually reflects invalid usage of "
+                                      "NCCL library.\nLast error:\nDuplicate GPU detected : rank 0 "
+                                      "and rank 1 both on CUDA device 1b000")), False),
+        (DistBackendError(NCCL.format("unhandled cuda error", "ncclUnhandledCudaError: Call to CUDA "
+                                      "function failed.\nLast error:\nCuda failure 2 'out of "
+                                      "memory'")), False),
+        (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by "
+                      "peer"), True),
+        (RuntimeError("CUDA error: invalid device ordinal"), False),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)  # fmt: skip
+def test_what_is_a_lost_rank(error: Exception, is_lost: bool) -> None:
+    assert lost_rank(error) == is_lost
 
 
 @pytest.mark.slow
