@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 
 REPORT_EVERY_S = 1.0  # a report waits for the driver, which has every trial to listen to
+_lost_device: list[str] = []  # the trial that met a fault after which this process has no GPU
 STOP = "stop"  # once an actor of this name is in Ray's directory, trials end after their epoch
 
 
@@ -52,6 +53,8 @@ def train(params: dict[str, Any]) -> None:
     Once `ask_to_stop` was called, the end is a report of `stopped` instead.
     """
     job: Job = params["job"]
+    if _lost_device:  # by the trial before this one, which was told of it
+        raise RuntimeError("this process has lost its GPU; another one can do it")
     pending = _Pending()
     if _stop_is_asked():  # while it waited for a slot
         _wait_for_the_end(pending)
@@ -59,6 +62,8 @@ def train(params: dict[str, Any]) -> None:
         row = _run(job, lambda row: pending.add([row]))
     else:
         row = _run_group(job, pending.add)
+    if row["failure"] == "device" and job["workers"] == 1:
+        _lost_device.append(job["trial_id"])
     if row["status"] == "running":
         _wait_for_the_end(pending)
     tune.report({"rows": pending.take(), "trial": row})
@@ -107,22 +112,27 @@ def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> Tri
     collect_garbage_seldom()
     import torch  # here, since the driver, which only names `train`, does without it
 
+    from trainers.run.device import give_memory_back
     from trainers.run.loop import run_trial
     from trainers.run.ranks import alone
 
     _load_plugins(job)
     torch.set_num_threads(job["threads"])
-    return run_trial(
-        _config(job),
-        report,
-        store=ResultStore(job["results"]),
-        data_dir=Path(job["data_dir"]),
-        download=job["download"],
-        keep_checkpoints=job["keep_checkpoints"],
-        ranks=ranks or alone(job["gpus"]),
-        gpu_share=job["gpus"] or None,
-        should_stop=_once_a_second(_stop_is_asked),
-    )
+    ranks = ranks or alone(job["gpus"])
+    try:
+        return run_trial(
+            _config(job),
+            report,
+            store=ResultStore(job["results"]),
+            data_dir=Path(job["data_dir"]),
+            download=job["download"],
+            keep_checkpoints=job["keep_checkpoints"],
+            ranks=ranks,
+            gpu_share=job["gpus"] or None,
+            should_stop=_once_a_second(_stop_is_asked),
+        )
+    finally:
+        give_memory_back(ranks.device)
 
 
 def _config(job: Job) -> TrialConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from analysis.store.command_line import Parser, a_folder, outlive_listeners, run_main
-from analysis.store.errors import InputError, StoreError
+from analysis.store.errors import InputError, one_line
 from analysis.store.results import ResultStore
 from analysis.store.rows import EpochRow, TrialRow
 from trainers.config import TrialConfig
@@ -66,8 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if is_main:
             print(f"error: {error}", file=sys.stderr)
         return BAD_INPUT
-    except StoreError as error:  # the fault of a disk, not of the trial
-        print(f"{error}; the same command continues from the last epoch", file=sys.stderr)
+    except OSError as error:  # the machine's fault, and not the trial's
+        print(f"{one_line(error)}; the same command continues from the last epoch", file=sys.stderr)
         return INTERRUPTED
     except KeyboardInterrupt:
         print("interrupted; the same command continues from the last epoch", file=sys.stderr)

@@ -1,10 +1,11 @@
 """The device that a process trains on: which one, its name and its memory."""
 
+import gc
 import os
 import resource
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 import torch
@@ -29,9 +30,25 @@ def device_memory_bytes(device: torch.device) -> int:
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory used at once: of the device since its last reset, or of this process."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)  # which nobody else can have
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def take_share(device: torch.device, share: float | None) -> None:
+    """Begin with no memory of a GPU, and be able to take no more than a share of it (None: all)."""
+    if device.type == "cuda":
+        give_memory_back(device)
+        torch.cuda.set_per_process_memory_fraction(share or 1.0, device)
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def give_memory_back(device: torch.device) -> None:
+    """Let other processes have what this one has kept of a GPU for its own next tensors."""
+    if device.type == "cuda":
+        gc.collect()  # a trainer refers to itself
+        with suppress(RuntimeError):  # a GPU that is lost has nothing to give
+            torch.cuda.empty_cache()
 
 
 def check_has_tf32(device: torch.device) -> None:

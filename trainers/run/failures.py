@@ -30,6 +30,21 @@ class Diverged(Exception):  # noqa: N818  (a way for a trial to end, not an erro
     """The loss is no longer a finite number."""
 
 
+class DeviceLostError(OSError):
+    """A GPU, or what this process holds of it, can't be used any more; another process may."""
+
+
+# Errors after which a process can do nothing more on its GPU, as CUDA and its libraries word them.
+DEVICE_FAULTS: Final = (
+    "device-side assert", "illegal memory access", "illegal instruction", "misaligned address",
+    "unspecified launch failure", "uncorrectable ECC error", "hardware stack error",
+    "unknown error", "GPU is lost", "fallen off the bus", "STATUS_EXECUTION_FAILED",
+    "STATUS_MAPPING_ERROR",
+)  # fmt: skip
+# Of a GPU, of its libraries, of NCCL, and of a CPU.
+OUT_OF_MEMORY: Final = ("out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "allocate memory")
+
+
 class Ending(NamedTuple):
     """How a trial ended that failed by itself."""
 
@@ -57,6 +72,11 @@ def ending_of(error: Exception, config: TrialConfig, *, gpu_share: float | None)
     if isinstance(error, OwnCodeError):
         return Ending("own_code", str(error))
     text = f"{type(error).__name__}: {error}"
+    if is_device_fault(error):
+        return Ending(
+            "device",
+            f"a GPU failed under it twice: most likely the trial itself is to blame ({text})",
+        )
     if is_out_of_memory(error):
         largest = " with the largest share of a GPU that it gets," if (gpu_share or 0) >= 1 else ""
         return Ending(
@@ -75,6 +95,14 @@ def ending_of(error: Exception, config: TrialConfig, *, gpu_share: float | None)
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the device, or the machine, had no memory left."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in str(
-        error
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error) for text in OUT_OF_MEMORY)
     )
+
+
+def is_device_fault(error: BaseException) -> bool:
+    """Whether an error leaves this process without its GPU, so that all that follows would fail."""
+    text = str(error)
+    of_gpu = any(library in text.upper() for library in ("CUDA", "CUBLAS", "CUDNN"))
+    is_one = any(fault in text for fault in DEVICE_FAULTS)
+    return isinstance(error, RuntimeError) and of_gpu and is_one and not is_out_of_memory(error)

@@ -3,6 +3,7 @@
 What an epoch does is in `trainer.py`; how several processes share a trial in `ranks.py`.
 """
 
+import socket
 import sys
 import time
 import traceback
@@ -13,9 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-import torch
-
-from analysis.store.errors import InputError
+from analysis.store.errors import InputError, one_line
 from analysis.store.results import CHECKPOINTS, ResultStore
 from analysis.store.rows import EpochRow, TrialRow, begun
 from analysis.store.schema import Status
@@ -23,8 +22,15 @@ from trainers.config import TrialConfig
 from trainers.data.splits import load_data
 from trainers.run import checkpoint, provenance
 from trainers.run.compiling import again_if_cache_is_damaged
-from trainers.run.device import device_name, peak_memory_bytes
-from trainers.run.failures import Diverged, Ending, ending_of, own_code
+from trainers.run.device import device_name, peak_memory_bytes, take_share
+from trainers.run.failures import (
+    DeviceLostError,
+    Diverged,
+    Ending,
+    ending_of,
+    is_device_fault,
+    own_code,
+)
 from trainers.run.memory import keep_freed_memory
 from trainers.run.ranks import RankLostError, Ranks, alone, lost_rank
 from trainers.run.trainer import Trainer
@@ -83,6 +89,8 @@ def run_trial(
         except Exception as error:
             if ranks.world_size > 1 and lost_rank(error):
                 raise RankLostError(f"a rank of {config.trial_id} is gone: {error}") from error
+            if is_device_fault(error) and not attempt.lost_its_device:
+                raise attempt.lose_device(error) from error
             if not isinstance(error, InputError):
                 attempt.row["traceback"] = traceback.format_exc()
             ending = ending_of(error, config, gpu_share=gpu_share)
@@ -111,6 +119,7 @@ class _Attempt:
         self.device = ranks.device
         self.state = checkpoint.State(config.trial_id)
         self.begun = self.started = time.perf_counter()
+        self.lost_its_device = bool(before and before["failure"] == "device")  # an attempt ago
         started_at = before.get("started_at") if before else None
         attempts = before.get("attempts") if before else None
         self.row: TrialRow = {
@@ -140,8 +149,7 @@ class _Attempt:
 
     def start(self, *, data_dir: Path, download: bool, report: Report) -> Trainer:
         """Build what is trained, as it was after the last epoch in the checkpoint."""
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
+        take_share(self.device, self.row.get("gpu_share"))
         data = load_data(self.config, data_dir=data_dir, download=download, device=self.device)
         self._check_same(data.fingerprint)
         with own_code():
@@ -251,6 +259,12 @@ class _Attempt:
             self._close(status, ending)
             raise RankLostError(f"rank {self.ranks.rank} failed: {ending.reason}")
         return self.row
+
+    def lose_device(self, error: Exception) -> DeviceLostError:
+        """Leave the trial to another process, and perhaps another GPU; what to raise."""
+        reason = f"{one_line(error)} (on {socket.gethostname()})"
+        self.write("running", Ending("device", reason))
+        return DeviceLostError(reason)
 
     def _close(self, status: Status, ending: Ending | None) -> None:
         self.check_lock()

@@ -91,9 +91,9 @@ NCCL = "NCCL error in: ProcessGroupNCCL.cpp:3690, {}, NCCL version 2.27.5\n{}"
                                       "ncclInvalidUsage: This usually reflects invalid usage of "
                                       "NCCL library.\nLast error:\nDuplicate GPU detected : rank 0 "
                                       "and rank 1 both on CUDA device 1b000")), False),
-        (DistBackendError(NCCL.format("unhandled cuda error", "ncclUnhandledCudaError: Call to CUDA "
-                                      "function failed.\nLast error:\nCuda failure 2 'out of "
-                                      "memory'")), False),
+        (DistBackendError(NCCL.format("unhandled cuda error", "ncclUnhandledCudaError: Call to "
+                                      "CUDA function failed.\nLast error:\nCuda failure 2 'out "
+                                      "of memory'")), False),
         (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by "
                       "peer"), True),
         (RuntimeError("CUDA error: invalid device ordinal"), False),
