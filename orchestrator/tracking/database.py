@@ -10,6 +10,7 @@ import sqlite3
 import tempfile
 from contextlib import closing
 from enum import Enum
+from functools import lru_cache
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
@@ -41,13 +42,30 @@ MENDED: Final = (Fault.UNREADABLE, Fault.FOREIGN, Fault.HALF_MADE)
 
 
 def uri_of(path: str | Path) -> str:
-    """The address of a file, as SQLAlchemy reads it."""
-    return PREFIX + str(path).replace("%", "%25")
+    """The address of a file, as SQLAlchemy reads it.
+
+    A question mark it reads as the path's end, unless it can be quoted: `check_uri` refuses it.
+    """
+    text = str(path)
+    if set("%?") & set(text) and _are_decoded():
+        text = text.replace("%", "%25").replace("?", "%3F")
+    return PREFIX + text
 
 
 def file_of(uri: str) -> Path | None:
     """The file at an address; None if that is a server's."""
-    return Path(unquote(uri.removeprefix(PREFIX))) if uri.startswith(PREFIX) else None
+    if not uri.startswith(PREFIX):
+        return None
+    text = uri.removeprefix(PREFIX)
+    return Path(unquote(text) if "%" in text and _are_decoded() else text)
+
+
+@lru_cache(maxsize=1)
+def _are_decoded() -> bool:
+    """Whether SQLAlchemy takes %25 in a path for a per cent sign: 2.1 does, and 2.0 as it is."""
+    from sqlalchemy.engine import make_url  # here: it takes a while, and few paths need it
+
+    return make_url(f"{PREFIX}%25").database == "%"
 
 
 def fault_of(path: Path, *, thoroughly: bool = False) -> Fault | None:

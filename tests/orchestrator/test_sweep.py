@@ -82,7 +82,7 @@ def somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--study", "leave.yaml"], "plugin 'leave' can't be imported (SystemExit: 0)"),
         (["--study", "mine.yaml"], "loss 'focal' is registered already; choose another name"),
         (["--results", "\udcff"], "--results '\\udcff': "),
-        (["--results", "what?"], "has a question mark in its path"),
+        (["--tracking-uri", "sqlite:///what?/m.db"], "has a question mark in its path"),
         (["--reru", "all"], "unrecognized arguments: --reru all"),
         (["--workers", "some"], "--workers: 'some' is neither a whole number nor auto"),
         (["--results", ""], "--results '' is neither a folder nor a URI"),

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -17,8 +19,10 @@ from analysis.store.errors import InputError
 from analysis.store.results import ResultStore
 from orchestrator.plan.recorded import write_recorded
 from orchestrator.sweep import main as sweep
+from orchestrator.tracking import database
 from orchestrator.tracking.__main__ import main as tracking
 from orchestrator.tracking.database import Fault, fault_of, file_of, make, uri_of
+from orchestrator.tracking.runs import Runs
 from orchestrator.tracking.uris import check_uri, default_uri, why_without
 from tests.orchestrator.sweeps import ROOT, wait_for
 from trainers.config import TrialConfig
@@ -286,11 +290,34 @@ def test_a_half_made_one_that_the_user_names_is_not_touched(tmp_path: Path) -> N
     assert reason == f"{path} {Fault.HALF_MADE.value}: move it"
 
 
-@pytest.mark.parametrize("folder", ["100%", "a%20b", "50%25", "a b#c"])
-def test_a_path_with_a_per_cent_sign_is_that_path(tmp_path: Path, folder: str) -> None:
-    store = ResultStore(tmp_path / folder)
-    uri = default_uri(store, ".")
-    assert file_of(uri) == tmp_path / folder / "mlflow.db"
-    from sqlalchemy.engine import make_url
+STRANGE = ("100%", "a%20b", "50%25", "a b#c", "100%25 done", "why?", "100%/x?y=1")
 
-    assert make_url(uri).database == f"{tmp_path}/{folder}/mlflow.db"
+
+@pytest.mark.parametrize("folder", STRANGE)
+@pytest.mark.parametrize("decodes", [True, False], ids=["SQLAlchemy 2.1", "2.0"])
+def test_a_path_with_a_per_cent_sign_is_that_path(
+    tmp_path: Path, folder: str, decodes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_are_decoded", lambda: decodes)
+    uri = default_uri(ResultStore(tmp_path / folder), ".")
+    assert file_of(uri) == tmp_path / folder / "mlflow.db"
+    plain = f"sqlite:///{tmp_path}/{folder}/mlflow.db"
+    assert (unquote(uri) if decodes else uri) == plain
+
+
+@pytest.mark.parametrize("folder", STRANGE)
+def test_the_database_is_made_in_that_folder_alone(tmp_path: Path, folder: str) -> None:
+    """By MLflow itself, and by whichever SQLAlchemy is installed."""
+    store = ResultStore(tmp_path / folder)
+    (tmp_path / folder).mkdir(parents=True)
+    uri = default_uri(store, ".")
+    try:
+        check_uri(uri, default=uri)
+    except InputError as error:
+        assert "?" in folder and "question mark" in str(error)
+        return
+    Runs(uri)._client.create_experiment("mine")
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files == [tmp_path / folder / "mlflow.db"]
+    with closing(sqlite3.connect(files[0])) as file:
+        assert ("mine",) in file.execute("SELECT name FROM experiments").fetchall()
