@@ -311,11 +311,11 @@ def test_the_database_is_made_in_that_folder_alone(tmp_path: Path, folder: str) 
     store = ResultStore(tmp_path / folder)
     (tmp_path / folder).mkdir(parents=True)
     uri = default_uri(store, ".")
-    try:
-        check_uri(uri, default=uri)
-    except InputError as error:
-        assert "?" in folder and "question mark" in str(error)
+    if "?" in folder and not database._are_decoded():
+        with pytest.raises(InputError, match="question mark"):
+            check_uri(uri, default=uri)
         return
+    check_uri(uri, default=uri)
     Runs(uri)._client.create_experiment("mine")
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files == [tmp_path / folder / "mlflow.db"]
