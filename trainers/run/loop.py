@@ -71,7 +71,7 @@ def run_trial(
             for row in store.epochs(config.trial_id) if ranks.is_main else []:
                 report(row)
             return before
-        attempt = _Attempt(config, store, ranks, before, check_lock, gpu_share)
+        attempt = _Attempt(config, store, ranks, before, check_lock, gpu_share, keep_checkpoints)
         try:
             train = partial(
                 attempt.train, report, should_stop, data_dir=data_dir, download=download
@@ -95,8 +95,6 @@ def run_trial(
                 attempt.row["traceback"] = traceback.format_exc()
             ending = ending_of(error, config, gpu_share=gpu_share)
             return attempt.give_up("failed", ending)
-        if ranks.is_main and not keep_checkpoints:
-            store.remove_folder(CHECKPOINTS, config.trial_id)
         return ranks.from_main(attempt.row)
 
 
@@ -111,7 +109,9 @@ class _Attempt:
         before: TrialRow | None,
         check_lock: Callable[[], None],
         gpu_share: float | None,
+        keep_checkpoints: bool,
     ) -> None:
+        self.keep_checkpoints = keep_checkpoints
         self.config = config
         self.store = store
         self.ranks = ranks
@@ -245,6 +245,7 @@ class _Attempt:
             if rows:
                 self.store.write_rows(table, self.config.trial_id, rows)
         self._close("finished", None)
+        self._drop_checkpoints()
 
     def give_up(self, status: Status, ending: Ending) -> TrialRow:
         """Write the epochs so far and why there are no more.
@@ -254,9 +255,11 @@ class _Attempt:
         ending = ending._replace(reason=" ".join(ending.reason.split()))
         if self.ranks.is_main:
             self._close(status, ending)
+            self._drop_checkpoints(ending)
         elif status == "failed":
             self.state = checkpoint.load(self.store, self.config.trial_id)  # the main rank's rows
             self._close(status, ending)
+            self._drop_checkpoints(ending)
             raise RankLostError(f"rank {self.ranks.rank} failed: {ending.reason}")
         return self.row
 
@@ -270,6 +273,12 @@ class _Attempt:
         self.check_lock()
         self.store.write_rows("epochs", self.config.trial_id, self.state.rows)
         self.write(status, ending)
+
+    def _drop_checkpoints(self, ending: Ending | None = None) -> None:
+        """Remove what no later attempt takes up: one with more of a GPU goes on from there."""
+        owed = ending and ending.failure == "out_of_memory" and (self.row.get("gpu_share") or 1) < 1
+        if not (owed or self.keep_checkpoints):
+            self.store.remove_folder(CHECKPOINTS, self.config.trial_id)
 
     def write(self, status: Status, ending: Ending | None = None) -> None:
         """Write the trial's row as of now."""

@@ -13,7 +13,7 @@ from analysis.store.schema import FAILURES
 from trainers import ray_worker
 from trainers.config import TrialConfig
 from trainers.run.device import take_share
-from trainers.run.failures import DeviceLostError, OwnCodeError, ending_of
+from trainers.run.failures import DeviceLostError, Diverged, OwnCodeError, ending_of
 from trainers.run.loop import run_trial
 from trainers.run.trainer import Trainer
 
@@ -154,3 +154,32 @@ def test_a_share_of_a_gpu_is_all_that_a_trial_can_take(monkeypatch: pytest.Monke
     for device, share in ((gpu, 0.25), (gpu, None), (gpu, 1.0), (torch.device("cpu"), None)):
         take_share(device, share)
     assert asked == [(0.25, gpu), (1.0, gpu), (1.0, gpu)]
+
+
+@pytest.mark.parametrize(
+    ("error", "share", "keep", "stays"),
+    [
+        (KeyError("mine"), None, False, False),
+        (KeyError("mine"), None, True, True),
+        (Diverged("nan"), 0.5, False, False),
+        (torch.OutOfMemoryError("CUDA out of memory."), 0.5, False, True),
+        (torch.OutOfMemoryError("CUDA out of memory."), 1.0, False, False),
+        (torch.OutOfMemoryError("CUDA out of memory."), None, False, False),
+    ],
+)
+def test_checkpoints_of_a_failed_trial_stay_for_who_takes_it_up(
+    tiny: Tiny, store: ResultStore, monkeypatch: pytest.MonkeyPatch,
+    error: Exception, share: float | None, keep: bool, stays: bool,
+) -> None:  # fmt: skip
+    trained = Trainer.train_epoch
+
+    def train_epoch(trainer: Trainer, epoch: int) -> Any:
+        if epoch == 3:
+            raise error
+        return trained(trainer, epoch)
+
+    monkeypatch.setattr(Trainer, "train_epoch", train_epoch)
+    row = run_trial(tiny(), lambda _: None, store=store, gpu_share=share, keep_checkpoints=keep)
+    assert row["status"] in ("failed", "diverged")
+    left = store.names("checkpoints", row["trial_id"])
+    assert left == (["epoch_000001.pt", "epoch_000002.pt"] if stays else [])
