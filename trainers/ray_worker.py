@@ -1,13 +1,16 @@
 """The seam to Ray: a trial inside a Ray Tune actor. No other file of `trainers` imports ray."""
 
+import io
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TextIO, TypedDict
 
 import ray
 from ray import tune
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from trainers.run.probe import Probe
 
 
+HERE: Final = Path(__file__).parent
 REPORT_EVERY_S = 1.0  # a report waits for the driver, which has every trial to listen to
 _lost_device: list[str] = []  # the trial that met a fault after which this process has no GPU
 STOP = "stop"  # once an actor of this name is in Ray's directory, trials end after their epoch
@@ -48,7 +52,8 @@ class Job(TypedDict):
 
 
 def train(params: dict[str, Any]) -> None:
-    """Ray Tune's function trainable. Reports `rows`, new epochs' rows, and at the end `trial`.
+    """Ray Tune's function trainable. Reports `rows`, new epochs' rows, `notes`, lines on what the
+    user should know, and at the end `trial`.
 
     Once `ask_to_stop` was called, the end is a report of `stopped` instead.
     """
@@ -59,14 +64,14 @@ def train(params: dict[str, Any]) -> None:
     if _stop_is_asked():  # while it waited for a slot
         _wait_for_the_end(pending)
     if job["workers"] == 1:
-        row = _run(job, lambda row: pending.add([row]))
+        row = _run(job, lambda row: pending.add([row]), pending.notes.append)
     else:
-        row = _run_group(job, pending.add)
+        row = _run_group(job, pending)
     if row["failure"] == "device" and job["workers"] == 1:
         _lost_device.append(job["trial_id"])
     if row["status"] == "running":
         _wait_for_the_end(pending)
-    tune.report({"rows": pending.take(), "trial": row})
+    tune.report({**pending.take(), "trial": row})
 
 
 def probe(job: Job) -> "Probe":
@@ -82,7 +87,7 @@ def probe(job: Job) -> "Probe":
 
 def _wait_for_the_end(pending: "_Pending") -> NoReturn:
     """Say that this trial has stopped, and keep its slot until the driver ends all."""
-    tune.report({"rows": pending.take(), "stopped": True})
+    tune.report({**pending.take(), "stopped": True})
     while True:
         time.sleep(REPORT_EVERY_S)
 
@@ -107,8 +112,13 @@ def _stop_is_asked() -> bool:
     return True
 
 
-def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> TrialRow:
-    """The trial in this process, alone or as one of several ranks."""
+def _run(
+    job: Job,
+    report: Callable[[EpochRow], None],
+    note: Callable[[str], None],
+    ranks: Any = None,
+) -> TrialRow:
+    """The trial in this process, alone or as one of several ranks; what it says goes to `note`."""
     collect_garbage_seldom()
     import torch  # here, since the driver, which only names `train`, does without it
 
@@ -120,19 +130,55 @@ def _run(job: Job, report: Callable[[EpochRow], None], ranks: Any = None) -> Tri
     torch.set_num_threads(job["threads"])
     ranks = ranks or alone(job["gpus"])
     try:
-        return run_trial(
-            _config(job),
-            report,
-            store=ResultStore(job["results"]),
-            data_dir=Path(job["data_dir"]),
-            download=job["download"],
-            keep_checkpoints=job["keep_checkpoints"],
-            ranks=ranks,
-            gpu_share=job["gpus"] or None,
-            should_stop=_once_a_second(_stop_is_asked),
-        )
+        with _heard(note):
+            return run_trial(
+                _config(job),
+                report,
+                store=ResultStore(job["results"]),
+                data_dir=Path(job["data_dir"]),
+                download=job["download"],
+                keep_checkpoints=job["keep_checkpoints"],
+                ranks=ranks,
+                gpu_share=job["gpus"] or None,
+                should_stop=_once_a_second(_stop_is_asked),
+            )
     finally:
         give_memory_back(ranks.device)
+
+
+@contextmanager
+def _heard(note: Callable[[str], None]) -> Iterator[None]:
+    """Hand on what this program prints on stderr or warns of: nobody reads a worker's own."""
+    show = warnings.showwarning
+    warnings.showwarning = _show_own
+    try:
+        with redirect_stderr(_Overheard(sys.stderr, note)):
+            yield
+    finally:
+        warnings.showwarning = show
+
+
+def _show_own(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+    """Of warnings those of this program: those of libraries are for its authors."""
+    del category
+    if Path(filename).is_relative_to(HERE):
+        print(f"warning: {message}", file=sys.stderr)
+
+
+class _Overheard(io.TextIOBase):
+    """A stream whose lines somebody else hears, too."""
+
+    def __init__(self, stream: TextIO, note: Callable[[str], None]) -> None:
+        self._stream, self._note, self._line = stream, note, ""
+
+    def write(self, text: str, /) -> int:
+        *lines, self._line = (self._line + text).split("\n")
+        for line in filter(None, lines):
+            self._note(line)
+        return self._stream.write(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
 
 
 def _config(job: Job) -> TrialConfig:
@@ -171,6 +217,7 @@ class _Rank:
 
     def __init__(self) -> None:
         self._rows: list[EpochRow] = []
+        self._notes: list[str] = []
         self._lock = threading.Lock()
 
     def node(self) -> str:
@@ -197,20 +244,21 @@ class _Rank:
             one_node=one_node,
             gpus=job["gpus"],
         ) as ranks:
-            return _run(job, self._add, ranks)
+            return _run(job, self._add, self._notes.append, ranks)
 
     def _add(self, row: EpochRow) -> None:
         with self._lock:
             self._rows.append(row)
 
-    def take_rows(self) -> list[EpochRow]:
-        """The epochs since the last call; it is answered while `run` runs."""
+    def take(self) -> tuple[list[EpochRow], list[str]]:
+        """The epochs and notes since the last call; it is answered while `run` runs."""
         with self._lock:
             rows, self._rows = self._rows, []
-        return rows
+        notes = [self._notes.pop(0) for _ in range(len(self._notes))]
+        return rows, notes
 
 
-def _run_group(job: Job, report: Callable[[list[EpochRow]], None]) -> TrialRow:
+def _run_group(job: Job, pending: "_Pending") -> TrialRow:
     """The trial in as many processes as it has workers.
 
     The first rank that ends badly ends the others. Raises what it died of, unless the store says
@@ -237,7 +285,7 @@ def _run_group(job: Job, report: Callable[[list[EpochRow]], None]) -> TrialRow:
             one_node = len(nodes) == 1
             meet_at = f"file://{folder}/store" if one_node else ray.get(ranks[0].address.remote())
             ends = [rank.run.remote(job, i, meet_at) for i, rank in enumerate(ranks)]
-            return _follow(ends, ranks[0], report)
+            return _follow(ends, ranks[0], pending)
         except RayError:
             row = ResultStore(job["results"]).trial(job["trial_id"])
             if row and row["status"] in ("failed", "diverged"):
@@ -248,32 +296,40 @@ def _run_group(job: Job, report: Callable[[list[EpochRow]], None]) -> TrialRow:
                 ray.kill(rank)
 
 
-def _follow(ends: list, main: Any, report: Callable[[list[EpochRow]], None]) -> TrialRow:
-    """Pass rows on until the main rank has ended. Raises RayError as soon as any rank dies."""
-    pending = list(ends)
-    while ends[0] in pending:
-        done, pending = ray.wait(pending, timeout=REPORT_EVERY_S)
-        if done and ends[0] in pending:  # lost with the main one, perhaps, which tells why
+def _follow(ends: list, main: Any, pending: "_Pending") -> TrialRow:
+    """Pass rows and notes on until the main rank has ended.
+
+    Raises RayError as soon as any rank dies.
+    """
+    under_way = list(ends)
+    while ends[0] in under_way:
+        done, under_way = ray.wait(under_way, timeout=REPORT_EVERY_S)
+        if done and ends[0] in under_way:  # lost with the main one, perhaps, which tells why
             done = ray.wait(ends[:1], timeout=REPORT_EVERY_S)[0] + done
         for end in done:
             ray.get(end)
-        report(ray.get(main.take_rows.remote()))
+        rows, notes = ray.get(main.take.remote())
+        pending.notes += notes
+        pending.add(rows)
     return ray.get(ends[0])
 
 
 class _Pending:
-    """Rows on their way to the driver, sent together once a second."""
+    """Rows and notes on their way to the driver, sent together once a second."""
 
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self._rows: list[EpochRow] = []
         self._sent = time.monotonic()
 
     def add(self, rows: list[EpochRow]) -> None:
         self._rows += rows
         if self._rows and time.monotonic() - self._sent >= REPORT_EVERY_S:
-            tune.report({"rows": self.take()})
+            tune.report(self.take())
 
-    def take(self) -> list[EpochRow]:
+    def take(self) -> dict[str, Any]:
+        """What a report holds of them."""
         self._sent = time.monotonic()
         rows, self._rows = self._rows, []
-        return rows
+        notes, self.notes[:] = [*self.notes], []
+        return {"rows": rows, "notes": notes}

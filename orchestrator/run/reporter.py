@@ -28,6 +28,7 @@ class Reporter:
         self._progress = progress
         self._mirror = mirror
         self._failed: dict[str, TrialRow] = {}
+        self._noted: set[str] = set()
 
     def failed(self) -> Ledger:
         """The trials that failed so far."""
@@ -47,6 +48,13 @@ class Reporter:
         self._progress.rows(trial_id, rows)
         if self._mirror:
             self._mirror.rows(trial_id, rows)
+
+    def noted(self, notes: list[str]) -> None:
+        """Lines of a worker; what many say is told once."""
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self._progress.noted(note)
 
     def ended(self, trial: TrialRow) -> None:
         """A trial's last row."""

@@ -36,6 +36,9 @@ class Listener(Protocol):
     def rows(self, trial_id: str, rows: list[EpochRow]) -> None:
         """New epochs of a trial."""
 
+    def noted(self, notes: list[str]) -> None:
+        """What a worker says that the user should know, a line each."""
+
     def ended(self, trial: TrialRow) -> None:
         """A trial's last row, which is in the store by then."""
 
@@ -194,6 +197,8 @@ def _callback(listener: Listener, asked: interrupt.Interrupt, retries: int) -> A
                 if result.get("rows"):
                     self._has_got_on(trial, result["rows"][-1]["epoch"])
                     self._listener.rows(_trial_id(trial), result["rows"])
+                if result.get("notes"):
+                    self._listener.noted(result["notes"])
                 if "trial" in result:
                     self._listener.ended(_row_of(trial, result["trial"]))
             if "stopped" in result:

@@ -84,6 +84,10 @@ class SweepProgress:
         with self._counting:
             self._tally.rows(trial_id, rows, self._clock())
 
+    def noted(self, line: str) -> None:
+        """A line on a trial that the user should know of."""
+        self._console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
     def ended(self, trial: TrialRow) -> None:
         """A trial's last row."""
         with self._counting:
