@@ -185,11 +185,25 @@ def _flock(file: IO[str], path: Path, *, wait: bool) -> None:
             raise
         with suppress(OSError):
             path.unlink(missing_ok=True)
-        raise WriteError(
-            f"{path.parent} is on a file system without locks ({error.strerror}), so that two "
-            "writers could not be told apart; mount it with them (Lustre: -o flock), or choose "
-            "another place"
-        ) from error
+        raise _without_locks(path.parent, error) from error
+
+
+def check_locks(file: IO[bytes], folder: Path) -> None:
+    """Raises WriteError if files of a folder, of which one is open, can't be locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise _without_locks(folder, error) from error
+
+
+def _without_locks(folder: Path, error: OSError) -> WriteError:
+    return WriteError(
+        f"{folder} is on a file system without locks ({error.strerror}), so that two writers could "
+        "not be told apart; mount it with them (NFS without nolock, Lustre with flock), or choose "
+        "another place"
+    )
 
 
 def _taken_at_once(file: IO[str]) -> bool:

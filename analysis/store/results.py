@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
-from analysis.store.errors import InputError
+from analysis.store.errors import InputError, WriteError
 from analysis.store.files import remove_parts, write_atomic
 from analysis.store.listing import read_trial
 from analysis.store.location import IMPATIENT, open_location
-from analysis.store.locks import lock, remove_expired
+from analysis.store.locks import check_locks, lock, remove_expired
 from analysis.store.rows import EpochRow, TrialRow
 from analysis.store.schema import TABLES
 
@@ -55,15 +55,17 @@ class ResultStore:
         return nearest
 
     def check_writable(self) -> None:
-        """Raises InputError if nothing can be written here. Leaves nothing behind."""
+        """Raises InputError if nothing can be written or locked here. Leaves nothing behind."""
         try:
             if self.is_local:
-                with tempfile.TemporaryFile(dir=self.nearest_folder()):
-                    pass
+                with tempfile.TemporaryFile(dir=self.nearest_folder()) as file:
+                    check_locks(file, self.nearest_folder())
             else:
                 # A typing error is no outage.
                 impatient, _ = open_location(self.location, IMPATIENT)
                 impatient.get_file_info(self.root)
+        except WriteError as error:
+            raise InputError(f"--results {self.location}: {error}") from error
         except OSError as error:
             reason = shorten(error.strerror or str(error), 200)
             raise InputError(

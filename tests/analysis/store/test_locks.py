@@ -16,8 +16,9 @@ import pytest
 from pyarrow import fs
 
 from analysis.store import locks as lease_module
-from analysis.store.errors import LeaseLostError, WriteError
+from analysis.store.errors import InputError, LeaseLostError, WriteError
 from analysis.store.locks import lease, remove_expired
+from analysis.store.results import ResultStore
 
 LOCAL = fs.LocalFileSystem()
 
@@ -119,6 +120,8 @@ def test_a_disk_without_locks_is_told_by_its_cause(
         lease_module.lock(LOCAL, str(tmp_path / ".lock"), wait=wait),
     ):
         pass
+    with pytest.raises(InputError, match=f"--results {tmp_path}/results: {said}"):
+        ResultStore(tmp_path / "results").check_writable()
     assert list(tmp_path.iterdir()) == []
 
 
