@@ -192,7 +192,7 @@ def _decode(name: str, facts: Dataset, wanted: Wanted, download: bool) -> tuple[
     assert facts.read is not None
     try:
         given = facts.read(wanted.data_dir, download)
-    except (InputError, OSError):
+    except InputError:
         raise
     except Exception as error:  # the user's code can raise anything
         where = traceback.extract_tb(error.__traceback__)[-1]

@@ -245,13 +245,25 @@ def test_a_users_reader_gives_four_arrays(tiny: Tiny, given: Any, said: str) -> 
         load(tiny(**reading(f"not four {said}", lambda: given)))
 
 
-def test_a_users_readers_own_error_is_told_by_its_place(tiny: Tiny) -> None:
-    fields = reading("breaking", lambda: {}["images"])
+@pytest.mark.parametrize(
+    ("read", "said"),
+    [
+        (lambda: {}["images"], "KeyError: 'images'"),
+        (
+            lambda: Path("/nowhere/x.npy").read_bytes(),
+            "No such file or directory: '/nowhere/x.npy'",
+        ),
+    ],
+    ids=["KeyError", "OSError"],
+)
+def test_a_users_readers_own_error_is_told_by_its_place(
+    tiny: Tiny, read: Callable[[], Any], said: str
+) -> None:
     with pytest.raises(
-        InputError, match=r"the reader of breaking failed \(KeyError: 'images', at .*\.py:\d+\)"
+        InputError, match=rf"the reader of breaking failed \(.*{said}, at .*\.py:\d+\)"
     ) as error:
-        load(tiny(**fields))
-    assert isinstance(error.value.__cause__, KeyError)
+        load(tiny(**reading("breaking", read)))
+    assert isinstance(error.value.__cause__, Exception)
 
 
 def test_a_users_reader_may_give_a_view(tiny: Tiny) -> None:
