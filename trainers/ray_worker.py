@@ -42,6 +42,7 @@ class Job(TypedDict):
     fields: dict[str, Any]
     results: str
     data_dir: str
+    data_stamp: str  # of its files, as the driver saw them
     download: bool
     keep_checkpoints: bool
     plugins: list[str]
@@ -136,6 +137,7 @@ def _run(
                 report,
                 store=ResultStore(job["results"]),
                 data_dir=Path(job["data_dir"]),
+                data_stamp=job["data_stamp"],
                 download=job["download"],
                 keep_checkpoints=job["keep_checkpoints"],
                 ranks=ranks,

@@ -47,6 +47,7 @@ class Session:
         self.options = options
         self.store = store
         self.console = console
+        self._stamps: dict[str, str] = {}
 
     @property
     def tracking_uri(self) -> str:
@@ -196,6 +197,7 @@ class Session:
             "fields": plan.trials[trial_id].model_dump(exclude_none=True),
             "results": self.store.root if self.store.is_local else self.store.location,
             "data_dir": str(where.data_dir.resolve()),
+            "data_stamp": self._stamp(plan.trials[trial_id].dataset),
             "download": where.download,
             "keep_checkpoints": where.keep_checkpoints,
             "plugins": list(plan.plugins),
@@ -204,6 +206,14 @@ class Session:
             "workers": slot.workers,
             "gpus": slot.gpus,
         }
+
+    def _stamp(self, dataset: str) -> str:
+        """Of a dataset's files, looked at once: to list a million of them takes minutes."""
+        if dataset not in self._stamps:
+            from trainers.run.check import stamp_of
+
+            self._stamps[dataset] = stamp_of(dataset, self.options.where.data_dir.resolve())
+        return self._stamps[dataset]
 
     @contextmanager
     def _mirrored(self, plan: Plan) -> Iterator[Mirror | None]:

@@ -20,8 +20,9 @@ from PIL import Image
 
 from analysis.store.errors import InputError
 from trainers.config import TrialConfig
+from trainers.data import cache
 from trainers.data import splits as data_module
-from trainers.data.splits import Data, check_data, load_data
+from trainers.data.splits import Data, check_data, load_data, stamp_of
 from trainers.datasets import DATASETS, SIZES, find_dataset
 
 Tiny = Callable[..., TrialConfig]
@@ -294,6 +295,29 @@ def test_image_folder(pets: Path, tiny: Tiny) -> None:
     )
     (pets / "train" / "ant" / "0.png").unlink()
     assert load(config, pets.parent).train.labels.tolist()[:3] == [0, 0, 1]
+
+
+def test_a_known_stamp_spares_the_look_at_every_file(
+    pets: Path, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(dataset="folder/pets", num_classes=3, image_size=8, samples_per_class=None)
+    expected = load(config, pets.parent)
+    stamp = stamp_of("folder/pets", pets.parent)
+    assert stamp_of("digits", pets.parent) == ""
+    looked: list[Path] = []
+    fingerprint = cache.fingerprint
+
+    def look(source: Path) -> str:
+        looked.append(source)
+        return fingerprint(source)
+
+    monkeypatch.setattr(cache, "fingerprint", look)
+    words = {"data_dir": pets.parent, "download": False, "device": torch.device("cpu")}
+    for each in (stamp, "0123456789"):  # the second of another machine's files
+        data_module._stored.cache_clear()
+        found = load_data(config, **words, stamp=each)
+        assert found.fingerprint == expected.fingerprint
+        assert bool(looked) == (each != stamp)
 
 
 def test_the_middle_of_the_shorter_side_is_kept(tmp_path: Path, tiny: Tiny) -> None:

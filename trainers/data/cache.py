@@ -53,21 +53,26 @@ def in_memory(split: Pending) -> Stored:
 
 
 def load(
-    folder: Path, name: str, *, source: Path, decode: Decode, may_fetch: bool
+    folder: Path, name: str, *, source: Path, decode: Decode, may_fetch: bool, stamp: str = ""
 ) -> tuple[Stored, Stored]:
     """Both splits of a dataset, mapped from `folder`, which is filled first if need be.
 
     One process at a time decodes, and fetches if it `may_fetch`, while others wait. Where nothing
     can be written, the splits are kept in memory, which is said on stderr, as is a damaged file.
 
-    Args: `name` is unique to the dataset and how it is decoded; its own files lie in `source`.
+    Args: `name` is unique to the dataset and how it is decoded; its own files lie in `source`;
+        `stamp` is their fingerprint as far as known, by which a split that is there is found
+        without a look at them.
     Raises: what `decode` raises, apart from OSError.
     """
+    if stamp:
+        with suppress(OSError, DamagedError):  # of other files, on another machine
+            return _open(folder, name, stamp)
     if not may_fetch and not source.exists():
         train, test = decode()  # raises, most likely: leave no folder behind
         return in_memory(train), in_memory(test)
     try:
-        return _open(folder, name, source)
+        return _open(folder, name, fingerprint(source))
     except (OSError, DamagedError):
         pass  # looked into below, when nobody else is writing
     try:
@@ -103,25 +108,25 @@ def _size_and_time(path: Path) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _paths(folder: Path, name: str, source: Path) -> tuple[Path, Path]:
-    stem = f"{name}.{fingerprint(source)}"
+def _paths(folder: Path, name: str, stamp: str) -> tuple[Path, Path]:
+    stem = f"{name}.{stamp}"
     return folder / f"{stem}.train", folder / f"{stem}.test"
 
 
-def _open(folder: Path, name: str, source: Path) -> tuple[Stored, Stored]:
-    train, test = _paths(folder, name, source)
+def _open(folder: Path, name: str, stamp: str) -> tuple[Stored, Stored]:
+    train, test = _paths(folder, name, stamp)
     return read(train), read(test)
 
 
 def _open_or_fill(folder: Path, name: str, source: Path, decode: Decode) -> tuple[Stored, Stored]:
     try:
-        return _open(folder, name, source)
+        return _open(folder, name, fingerprint(source))
     except FileNotFoundError:
         pass
     except DamagedError as error:
         print(f"{error}; it is built anew", file=sys.stderr)
     splits = decode()  # may fetch what the fingerprint is of
-    paths = _paths(folder, name, source)
+    paths = _paths(folder, name, fingerprint(source))
     for old in folder.iterdir():
         # Of replaced data, or of a writer that was killed: nobody else writes now.
         if old.name.rsplit(".", 2)[0] == name or old.suffix == PART_SUFFIX:

@@ -74,8 +74,13 @@ class Data:
         return rows.view(inputs.shape).permute(0, 3, 1, 2)
 
 
-def load_data(config: TrialConfig, *, data_dir: Path, download: bool, device: torch.device) -> Data:
-    """The data of a trial. Raises InputError if `data_dir` doesn't have what it asks for."""
+def load_data(
+    config: TrialConfig, *, data_dir: Path, download: bool, device: torch.device, stamp: str = ""
+) -> Data:
+    """The data of a trial. Raises InputError if `data_dir` doesn't have what it asks for.
+
+    `stamp` is what `stamp_of` gave, where somebody has asked before.
+    """
     facts = find_dataset(config.dataset)
     assert config.num_classes is not None
     if not facts.has_images:
@@ -83,7 +88,7 @@ def load_data(config: TrialConfig, *, data_dir: Path, download: bool, device: to
         _check(config, labels, labels, data_dir)
         nothing = torch.zeros(0)
         return Data(_indices(config, labels, device), None, nothing, nothing)
-    train, test = _read(config, data_dir, download)
+    train, test = _read(config, data_dir, download, stamp)
     _check(config, train.labels, test.labels, data_dir)
     ufm = config.model == "ufm"
     kept = _kept(config, train.labels)
@@ -152,7 +157,18 @@ def _labels_alone(config: TrialConfig) -> Labels:
     return np.arange(config.num_classes or 0).repeat(config.samples_per_class or 0)
 
 
-def _read(config: TrialConfig, data_dir: Path, download: bool) -> tuple[Stored, Stored]:
+def stamp_of(dataset: str, data_dir: Path) -> str:
+    """What tells whether a dataset's files are the same; empty if it has none.
+
+    Looks at every file, which takes minutes for a million of them on a network.
+    """
+    folder = find_dataset(dataset).folder
+    return cache.fingerprint(data_dir / folder) if folder else ""
+
+
+def _read(
+    config: TrialConfig, data_dir: Path, download: bool, stamp: str = ""
+) -> tuple[Stored, Stored]:
     """Both splits, padded and whole."""
     facts = find_dataset(config.dataset)
     wanted = Wanted(data_dir, config.image_size or 0, 0, 0)
@@ -160,7 +176,7 @@ def _read(config: TrialConfig, data_dir: Path, download: bool) -> tuple[Stored, 
         wanted = wanted._replace(
             num_classes=config.num_classes or 0, samples_per_class=config.samples_per_class or 0
         )
-    stamp = cache.fingerprint(data_dir / facts.folder) if facts.folder else ""
+    stamp = stamp or stamp_of(config.dataset, data_dir)
     return _stored(config.dataset, wanted, download, stamp)
 
 
@@ -182,6 +198,7 @@ def _stored(name: str, wanted: Wanted, download: bool, stamp: str) -> tuple[Stor
         source=wanted.data_dir / facts.folder,
         decode=decode,
         may_fetch=download and facts.read is not None,
+        stamp=stamp,
     )
 
 

@@ -11,7 +11,7 @@ import torch
 
 from analysis.store.errors import InputError
 from trainers.config import TrialConfig
-from trainers.data.splits import check_data, load_data
+from trainers.data.splits import check_data, load_data, stamp_of
 from trainers.model.classifier import check_model_builds
 from trainers.model.losses import check_loss
 from trainers.model.optim import check_optimizer_builds
@@ -19,6 +19,7 @@ from trainers.run.compiling import missing_compiler
 from trainers.run.device import default_device
 from trainers.run.trainer import will_compile
 
+__all__ = ["check_trials", "check_workers", "stamp_of"]
 MODEL_FIELDS = ("dataset", "image_size", "model", "model_kwargs", "samples_per_class")
 OPTIMIZER_FIELDS = ("optimizer", "optimizer_kwargs", "momentum", "weight_decay")
 

@@ -19,7 +19,7 @@ from analysis.store.results import CHECKPOINTS, ResultStore
 from analysis.store.rows import EpochRow, TrialRow, begun
 from analysis.store.schema import Status
 from trainers.config import TrialConfig
-from trainers.data.splits import load_data
+from trainers.data.splits import Data, load_data
 from trainers.run import checkpoint, provenance
 from trainers.run.compiling import again_if_cache_is_damaged
 from trainers.run.device import device_name, peak_memory_bytes, take_share
@@ -45,6 +45,7 @@ def run_trial(
     store: ResultStore,
     data_dir: Path = Path("data"),
     download: bool = True,
+    data_stamp: str = "",
     keep_checkpoints: bool = False,
     ranks: Ranks | None = None,
     gpu_share: float | None = None,
@@ -56,7 +57,7 @@ def run_trial(
     row, which is in the store by then, as are its epochs and scores. A trial that fails by itself
     ends as `failed` or `diverged` with its reason; only what is wrong with the machine (OSError)
     is raised. Asked before each epoch, `should_stop` ends the call where a later one goes on; the
-    row's status is `running` then.
+    row's status is `running` then. `data_stamp` is `stamp_of` the data, if it is known.
 
     With several `ranks` each of them calls this; the main one alone reports and writes, except that
     a rank which fails by itself writes why, since the main one only sees that it is gone.
@@ -73,9 +74,9 @@ def run_trial(
             return before
         attempt = _Attempt(config, store, ranks, before, check_lock, gpu_share, keep_checkpoints)
         try:
-            train = partial(
-                attempt.train, report, should_stop, data_dir=data_dir, download=download
-            )
+            load = partial(load_data, config, data_dir=data_dir, download=download)
+            load = partial(load, device=ranks.device, stamp=data_stamp)
+            train = partial(attempt.train, report, should_stop, load)
             trainer = again_if_cache_is_damaged(train, ranks) if config.compile else train()
             if attempt.state.epoch < config.epochs:
                 attempt.write("running")
@@ -138,19 +139,19 @@ class _Attempt:
         self.started = self.begun - self.state.wall_s
 
     def train(
-        self, report: Report, should_stop: Callable[[], bool], *, data_dir: Path, download: bool
+        self, report: Report, should_stop: Callable[[], bool], load: Callable[[], Data]
     ) -> Trainer:
         """From the newest checkpoint to the last epoch, or until it is asked to stop."""
         self.restore()
         self.write("running")
-        trainer = self.start(data_dir=data_dir, download=download, report=report)
+        trainer = self.start(load, report)
         self.run(trainer, report, should_stop)
         return trainer
 
-    def start(self, *, data_dir: Path, download: bool, report: Report) -> Trainer:
+    def start(self, load: Callable[[], Data], report: Report) -> Trainer:
         """Build what is trained, as it was after the last epoch in the checkpoint."""
         take_share(self.device, self.row.get("gpu_share"))
-        data = load_data(self.config, data_dir=data_dir, download=download, device=self.device)
+        data = load()
         self._check_same(data.fingerprint)
         with own_code():
             trainer = Trainer(self.config, data, self.ranks)

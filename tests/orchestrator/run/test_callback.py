@@ -103,7 +103,7 @@ def test_what_a_worker_says_is_heard(
         "trial_id": config.trial_id,
         "fields": config.model_dump(exclude_none=True),
         "plugins": [], "threads": 1, "gpus": 0.0, "results": "nowhere", "data_dir": "nowhere",
-        "download": False, "keep_checkpoints": False,
+        "data_stamp": "", "download": False, "keep_checkpoints": False,
     }  # fmt: skip
     with warnings.catch_warnings():
         warnings.simplefilter("always")
