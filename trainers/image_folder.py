@@ -53,9 +53,9 @@ class Folder:
     def notes(self, name: str) -> list[str]:
         """What of it isn't read, in a line for each split that has such files."""
         return [
-            f"{name}: {sum(left_out.values()):,} files of its {split} split are left out: "
-            f"{', '.join(f'{count:,} {why}' for why, count in left_out.most_common(5))}; images "
-            f"end in {', '.join(ENDINGS)} and lie in the folder of a class"
+            f"{name}: of its {split} split these files are left out: "
+            f"{', '.join(f'{count:,} {why}' for why, count in left_out.most_common(5))} (images "
+            f"end in {', '.join(ENDINGS)} and lie in the folder of a class)"
             for split, (*_, left_out) in (("training", self.train), ("test", self.test))
             if left_out
         ]

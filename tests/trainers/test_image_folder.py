@@ -218,8 +218,8 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     (tmp_path / "val" / "a" / "1.txt").touch()
     (tmp_path / "val" / "a" / "2.heic").touch()
     (note,) = list_folder(tmp_path, "folder/x").notes("folder/x")
-    assert note.startswith("folder/x: 2 files of its test split are left out: 1 .")
-    assert note.endswith("and lie in the folder of a class")
+    assert note.startswith("folder/x: of its test split these files are left out: 1 .")
+    assert note.endswith("and lie in the folder of a class)")
 
 
 def test_the_order_is_torchvisions(tmp_path: Path) -> None:
