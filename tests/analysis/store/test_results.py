@@ -239,3 +239,21 @@ def test_what_a_server_keeps_of_a_removed_folder_is_no_error(
     keeps = True
     store.remove_folder("checkpoints", "a")
     assert store.names("checkpoints", "a") == []
+
+
+def test_a_part_that_stays_hides_no_error_and_is_no_error(
+    store: ResultStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: object, **__: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "unlink", busy)
+    store.write_bytes(b"1", "a")
+    assert store.read_bytes("a") == b"1"
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match="No space left"):
+        store.write_bytes(b"2", "a")
+    assert store.read_bytes("a") == b"1"

@@ -1,5 +1,6 @@
 """The memory-mapped cache: shared, whole, and rebuilt when it is damaged."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -287,3 +288,21 @@ def test_a_writer_that_is_killed_leaves_nothing_to_trip_over(tmp_path: Path) -> 
     assert go(start(tmp_path, "well")) == [0]
     left = list((tmp_path / "cache").iterdir())
     assert sorted(path.suffix for path in left if path.name != ".lock") == [".test", ".train"]
+
+
+def test_what_a_server_holds_on_to_ends_nothing(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.load()
+    source.file.write_bytes(IMAGES[::-1].tobytes())
+    unlink = Path.unlink
+
+    def busy(path: Path, missing_ok: bool = False) -> None:
+        if path.suffix in (".train", ".test"):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", busy)
+    assert same(source.load(), IMAGES[::-1])
+    assert len(source.files()) == 4
+    assert source.decoded == 2
