@@ -4,13 +4,16 @@
 the same after `analysis.compact`; `expected/` is what tables and theory printed of it.
 """
 
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from analysis import load_results
+from analysis.compact import main as compact
 from analysis.store.results import ResultStore
 from analysis.tables.__main__ import main as tables
 from analysis.theory.__main__ import main as theory
@@ -87,3 +90,16 @@ def test_a_seed_is_added(here: Path) -> None:
     after = load_results("results_0.1.0").trials.set_index("trial_id")
     assert (after["status"] == "finished").sum() == 16
     assert after.loc[before.index, before.columns].equals(before)
+
+
+def test_merged_once_more_they_can_be_joined(here: Path) -> None:
+    results, tables = Path("results_0.1.0"), ("trials", "epochs", "scores", "features")
+    before = load_results(results, tables=tables)
+    assert compact(["--results", str(results)]) == 0
+    for table in tables:
+        merged = [path.stem for path in (results / table).glob("merged-*")]
+        assert merged
+        assert all(re.fullmatch(r"merged-[0-9a-f]{12}-[0-9a-f]{12}", name) for name in merged)
+        pd.testing.assert_frame_equal(
+            getattr(load_results(results, tables=tables), table), getattr(before, table)
+        )

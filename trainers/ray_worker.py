@@ -68,7 +68,7 @@ def train(params: dict[str, Any]) -> None:
         row = _run(job, lambda row: pending.add([row]), pending.notes.append)
     else:
         row = _run_group(job, pending)
-    if row["failure"] == "device" and job["workers"] == 1:
+    if row.get("failure") == "device" and job["workers"] == 1:
         _lost_device.append(job["trial_id"])
     if row["status"] == "running":
         _wait_for_the_end(pending)

@@ -55,6 +55,11 @@ class Merged:
         return f"{self.folder}/.merged-{self.key}"
 
     @property
+    def has_own_name(self) -> bool:
+        """Whether no other folder's file bears its name; those of 0.1.0 could."""
+        return "-" in self.key
+
+    @property
     def number(self) -> int:
         """Of the merge that made it."""
         return int(self.key.partition("-")[0], 16)

@@ -65,7 +65,10 @@ class MergePlan:
 
     def __bool__(self) -> bool:
         """Whether there is anything to do: files that can get fewer, or a merge to complete."""
-        unfinished = any(not file.is_visible or self.stale[file.key] for file in self.merged)
+        unfinished = any(
+            not file.is_visible or self.stale[file.key] or not file.has_own_name
+            for file in self.merged
+        )
         return unfinished or len(self.small) + len(self.merged) > 1
 
 
@@ -95,8 +98,9 @@ def plan_merge(table: OwnedTable, ended: Collection[str]) -> MergePlan:
     """What to merge: small files of trials that ended, and merged ones with them.
 
     A merged file is taken in if it holds rows that count no more, if an earlier run was killed
-    before others could see it, or if it is no larger than the small files together: so each row is
-    written a few times in all, however often a growing folder is merged.
+    before others could see it, if another folder's may bear its name, or if it is no larger than
+    the small files together: so each row is written a few times in all, however often a growing
+    folder is merged.
     """
     listing = list_table(table.filesystem, table.folder)
     small = {trial_id: info for trial_id, info in listing.small.items() if trial_id in ended}
@@ -105,7 +109,7 @@ def plan_merge(table: OwnedTable, ended: Collection[str]) -> MergePlan:
     merged = [
         file
         for file in listing.merged
-        if stale[file.key] or not file.is_visible or file.size <= size
+        if stale[file.key] or not (file.is_visible and file.has_own_name) or file.size <= size
     ]
     return MergePlan(small, merged, stale)
 

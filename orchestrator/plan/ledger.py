@@ -132,7 +132,12 @@ def read_ledger(store: ResultStore) -> Ledger:
 
 
 def forget(store: ResultStore, ids: Sequence[str]) -> None:
-    """Remove what these trials left behind, and that they ended: they start anew."""
+    """Remove what these trials left behind, and that they ended: they start anew.
+
+    Raises OSError for a checkpoint that can't be removed, from which they would go on.
+    """
+    for trial_id in ids:
+        store.remove_folder(CHECKPOINTS, trial_id)
     for table in TABLES:  # the trials' own first: without it, the rest is not believed
         there = list_table(store.filesystem, store.path(table))
         for trial_id in ids:
@@ -141,8 +146,6 @@ def forget(store: ResultStore, ids: Sequence[str]) -> None:
                 store.write_rows(table, trial_id, rows)
             elif trial_id in there.small:
                 store.filesystem.delete_file(store.path(table, f"{trial_id}.parquet"))
-    for trial_id in ids:
-        store.remove_folder(CHECKPOINTS, trial_id)
 
 
 def _begun(store: ResultStore, trial_id: str) -> TrialRow:

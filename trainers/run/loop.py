@@ -120,7 +120,7 @@ class _Attempt:
         self.device = ranks.device
         self.state = checkpoint.State(config.trial_id)
         self.begun = self.started = time.perf_counter()
-        self.lost_its_device = bool(before and before["failure"] == "device")  # an attempt ago
+        self.lost_its_device = bool(before and before.get("failure") == "device")  # an attempt ago
         started_at = before.get("started_at") if before else None
         attempts = before.get("attempts") if before else None
         self.row: TrialRow = {
